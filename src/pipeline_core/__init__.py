@@ -1,0 +1,128 @@
+"""Moves time-windowed data between systems, one window at a time, and keeps the evidence.
+
+Everything that a plugin or a program needs is here; the modules below `pipeline_core.engine` are private.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline_core.contracts import (
+    Batch,
+    Batches,
+    Can,
+    ClaimRequest,
+    Connector,
+    Context,
+    ExtractRequest,
+    Load,
+    Observer,
+    Problem,
+    Provider,
+    Publication,
+    RecordStore,
+    SecretResolver,
+    Settings,
+    Source,
+    Stage,
+    Staged,
+    StagedFile,
+    StageRequest,
+    Target,
+)
+from pipeline_core.decision import Counts, Decision
+from pipeline_core.errors import (
+    AuditError,
+    ClaimLostError,
+    ConfigError,
+    MismatchError,
+    PermanentError,
+    PipelineError,
+    PluginError,
+    RecordError,
+    SideError,
+    TimeError,
+    TransientError,
+)
+from pipeline_core.hookspecs import hookimpl
+from pipeline_core.record import (
+    Addition,
+    Change,
+    Claim,
+    Event,
+    Outcome,
+    Record,
+    Removal,
+    Span,
+    Status,
+    Verdict,
+)
+from pipeline_core.secrets import Secret
+from pipeline_core.timepolicy import ElapsedPolicy, TimePolicy, WallClockPolicy
+from pipeline_core.window import Window
+
+if TYPE_CHECKING:
+    from pipeline_core.pipeline import Pipeline
+
+__all__ = [
+    "Addition",
+    "AuditError",
+    "Batch",
+    "Batches",
+    "Can",
+    "Change",
+    "Claim",
+    "ClaimLostError",
+    "ClaimRequest",
+    "ConfigError",
+    "Connector",
+    "Context",
+    "Counts",
+    "Decision",
+    "ElapsedPolicy",
+    "Event",
+    "ExtractRequest",
+    "Load",
+    "MismatchError",
+    "Observer",
+    "Outcome",
+    "PermanentError",
+    "Pipeline",
+    "PipelineError",
+    "PluginError",
+    "Problem",
+    "Provider",
+    "Publication",
+    "Record",
+    "RecordError",
+    "RecordStore",
+    "Removal",
+    "Secret",
+    "SecretResolver",
+    "Settings",
+    "SideError",
+    "Source",
+    "Span",
+    "Stage",
+    "StageRequest",
+    "Staged",
+    "StagedFile",
+    "Status",
+    "Target",
+    "TimeError",
+    "TimePolicy",
+    "TransientError",
+    "Verdict",
+    "WallClockPolicy",
+    "Window",
+    "hookimpl",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # A plugin needs the contract, not the engine: that loads with the first use of `Pipeline`.
+    if name == "Pipeline":
+        from pipeline_core.pipeline import Pipeline  # noqa: PLC0415
+
+        return Pipeline
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,365 @@
+"""What a plugin implements. No I/O, no driver and no Arrow library here.
+
+Times are integers: microseconds UTC since 1970. A window is half-open: `start <= t < end`, in every verb.
+Requests are single frozen objects, so that they can grow without breaking a plugin.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from enum import StrEnum
+from typing import Generic, Protocol, TypeVar
+
+from attrs import field, frozen
+
+from pipeline_core.record import Change, Claim, Event, Record, Span, Status, Verdict
+from pipeline_core.window import Window
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+# --- providers -------------------------------------------------------------------------------------------------------
+
+
+class Can(StrEnum):
+    """What a connector declares; the conformance suite demands exactly that."""
+
+    EXTRACT = "extract"
+    LOAD = "load"
+    ATOMIC = "atomic"
+    DEFER = "defer"
+
+
+@frozen
+class Context:
+    """What an opened object may know of the pipeline that opens it."""
+
+    pipeline: str
+
+
+class Settings(Protocol[T_co]):
+    """An attrs class: one section of the configuration. Its docstring's first line is the one-line summary."""
+
+    def open(self, context: Context, /) -> AbstractContextManager[T_co]:
+        """Imports the driver, and yields the opened object; leaving the context releases everything it holds."""
+        ...
+
+
+def _abilities(can: Iterable[Can]) -> frozenset[Can]:
+    return frozenset(can)
+
+
+@frozen
+class Provider(Generic[T]):
+    """What every hook yields. `type = "name"` in the configuration selects it.
+
+    `aliases` maps other names for a setting, as in a flat configuration, to the setting: `{"elasticsearch_host":
+    "url"}`. In capitals they are read from the environment too.
+    """
+
+    name: str
+    settings: Callable[..., T]
+    can: frozenset[Can] = field(default=frozenset(), converter=_abilities)
+    aliases: Mapping[str, str] = field(factory=dict)
+
+
+@frozen
+class Problem:
+    """Something that `doctor` found: what is wrong, and what to do about it."""
+
+    what: str
+    remedy: str
+
+
+# --- record stores ---------------------------------------------------------------------------------------------------
+
+
+@frozen
+class ClaimRequest:
+    """Which windows a worker wants.
+
+    Pending windows of `pipeline` that end at or before `stable_until_us`, are not in backoff and, where `within` is
+    given, start in it; oldest first, `limit` at most. `owner` names the asking process where its death can be seen;
+    leases held by `dead_owners` count as expired. An expired lease is one crash of its window: at `max_crashes` the
+    window is quarantined, before that it waits `crash_backoff_s` x 2^(crashes - 2) from the second crash on.
+    """
+
+    pipeline: str
+    stable_until_us: int
+    lease_s: float
+    limit: int = 1
+    within: Window | None = None
+    owner: str | None = None
+    dead_owners: frozenset[str] = frozenset()
+    max_crashes: int = 5
+    crash_backoff_s: float = 10.0
+
+
+class RecordStore(ABC):
+    """Where records live. Its clock is the clock: of leases, of stability, of fences. Shared between threads.
+
+    Every verb is one transaction; none is open between two calls. Each transition appends an event with its reason.
+    """
+
+    @abstractmethod
+    def now_us(self) -> int:
+        """The store's clock, in microseconds UTC."""
+
+    @abstractmethod
+    def spans(self, pipeline: str) -> Sequence[Span]:
+        """Every live record (not superseded), in order of time, in bulk."""
+
+    @abstractmethod
+    def records(
+        self, pipeline: str, *status: Status, within: Window | None = None, limit: int | None = None
+    ) -> Sequence[Record]:
+        """Records in any of `status` (none: all live ones), in order of time; `within`: only those starting in it."""
+
+    @abstractmethod
+    def apply(self, change: Change) -> Change:
+        """Supersedes and adds; returns what took effect. Atomic and idempotent.
+
+        A removal is passed over where the record is gone, running, or claimed since (its fence differs); an addition
+        where a live record overlaps it. So a plan that was overtaken does what still holds, and the next one the rest.
+        """
+
+    @abstractmethod
+    def claim(self, request: ClaimRequest) -> Sequence[Claim]:
+        """Claims windows, each for one worker only: status running, a new claim id, a fence above every earlier one.
+
+        A fence is `max(last fence + 1, now_us())`, one sequence for the whole store.
+        """
+
+    @abstractmethod
+    def next_claim_us(self, request: ClaimRequest) -> int | None:
+        """When the next window of the request may become claimable (now or earlier: at once); None if none is left.
+
+        Counts pending windows in backoff and running ones whose lease may expire.
+        """
+
+    @abstractmethod
+    def resume(self, claim: Claim, lease_s: float) -> Claim:
+        """Goes on with a claim, perhaps in another process: a fresh, higher fence and a new lease.
+
+        Accepted while no one else has claimed, even past the lease. A window that this claim has already settled as
+        done or quarantined comes back unchanged: look at `claim.record.status`. Otherwise ClaimLostError.
+        """
+
+    @abstractmethod
+    def renew(self, claim: Claim, lease_s: float) -> None:
+        """Extends the lease, or raises ClaimLostError where this fence holds the record no more."""
+
+    @abstractmethod
+    def settle(self, claim: Claim, verdict: Verdict) -> Record:
+        """Ends the claim: done, pending again, or quarantined; or ClaimLostError. Pending again forgets the claim."""
+
+    @abstractmethod
+    def events(self, pipeline: str, since_us: int = 0, window: Window | None = None) -> Iterable[Event]:
+        """The log of transitions, oldest first; with `window`, of records that overlap it."""
+
+    def problems(self) -> Iterable[Problem]:
+        """For `doctor`."""
+        return ()
+
+
+# --- rows and stages -------------------------------------------------------------------------------------------------
+
+
+class Batch(Protocol):
+    """Rows in memory: pyarrow, polars, arro3, whichever the plugin uses."""
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object: ...
+    def __len__(self) -> int: ...
+
+
+#: A generator, not one C stream for a window: errors keep their type, `close()` acts at once, progress is seen.
+Batches = Generator[Batch, None, None]
+
+
+@frozen
+class StageRequest:
+    """Where to put the rows of one window. `key` is the folder, unique to window and fence; `identity` the source's."""
+
+    key: str
+    pipeline: str
+    window: Window
+    fence: int
+    identity: Mapping[str, str]
+
+
+@frozen
+class StagedFile:
+    url: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@frozen
+class Staged:
+    """The manifest: written last, and without it the files do not exist. `schema` is for people, one column a line."""
+
+    key: str
+    pipeline: str
+    window: Window
+    fence: int
+    rows: int
+    files: Sequence[StagedFile]
+    schema: str
+    identity: Mapping[str, str]
+
+
+class Stage(ABC):
+    """Where extracted rows rest, as files. Used by one thread at a time, not always the same one."""
+
+    @abstractmethod
+    def write(self, request: StageRequest, batches: Batches) -> Staged:
+        """Writes every batch, then the manifest. The first batch gives the schema, even when it holds no row."""
+
+    @abstractmethod
+    def find(self, prefix: str) -> Sequence[Staged]:
+        """The complete ones (with a manifest) whose key begins with `prefix`."""
+
+    @abstractmethod
+    def keys(self, prefix: str) -> Sequence[str]:
+        """The keys that begin with `prefix` and hold any file at all, complete or not."""
+
+    @abstractmethod
+    def read(self, staged: Staged) -> Batches:
+        """The rows, at least one batch. A file that is missing or differs from its sha256 is an error."""
+
+    @abstractmethod
+    def remove(self, key: str) -> None:
+        """Removes the key's files, the manifest first. Harmless where there is nothing."""
+
+    def problems(self) -> Iterable[Problem]:
+        """For `doctor`."""
+        return ()
+
+
+# --- connectors ------------------------------------------------------------------------------------------------------
+
+
+@frozen
+class ExtractRequest:
+    """Which rows a source is asked for. `exclude` names columns to leave out; each must exist."""
+
+    window: Window
+    exclude: frozenset[str] = frozenset()
+    batch_rows: int = 50_000
+
+
+@frozen
+class Load:
+    """One window to load: from `read()`, or from the files of `staged` by URL where the target can take them.
+
+    `columns` maps source names to target names; the rest keep theirs, matched by the target's own case rule.
+    """
+
+    claim: Claim
+    staged: Staged
+    read: Callable[[], Batches]
+    columns: Mapping[str, str] = field(factory=dict)
+
+    @property
+    def window(self) -> Window:
+        return self.claim.record.window
+
+
+class Connector(ABC):
+    """One side of a pipeline. Used by one thread at a time, not always the same one.
+
+    Raises TransientError for what can heal; any other exception is permanent. Retries nothing itself.
+    """
+
+    @property
+    @abstractmethod
+    def identity(self) -> Mapping[str, str]:
+        """What this side is: technology, host or account by name, database, table, filter. Never a secret."""
+
+    @property
+    def naive_timezone(self) -> str | None:
+        """The zone in which the timestamp column's bare local times are meant; None where the column carries a zone."""
+        return None
+
+    @abstractmethod
+    def count(self, window: Window) -> int:
+        """The rows of the window. Raises rather than guesses: a failed, partial or timed-out count is no number."""
+
+    def count_many(self, windows: Sequence[Window]) -> Sequence[int]:
+        """The rows of each window, in the order given."""
+        return [self.count(window) for window in windows]
+
+    def excluded(self) -> int:
+        """Rows that can fall into no window, whose timestamp is null or none. Reported at each run, never hidden."""
+        return 0
+
+    def problems(self) -> Iterable[Problem]:
+        """For `doctor`: permissions, indexes, fields."""
+        return ()
+
+
+class Source(Connector):
+    """A connector that extracts."""
+
+    @abstractmethod
+    def extract(self, request: ExtractRequest) -> Batches:
+        """The rows of the window, at least one batch (an empty one carries the schema). Closing it releases all."""
+
+
+class Publication(ABC):
+    """The verbs inside the one transaction that replaces a window's rows. The core owns their order."""
+
+    @abstractmethod
+    def guard(self, load: Load) -> None:
+        """Locks by writing, *then* reads the ledger, refuses or enters the fence (see `pipeline_core.ledger`)."""
+
+    @abstractmethod
+    def delete(self, window: Window) -> int:
+        """Deletes `start <= t < end`; returns how many rows went."""
+
+    @abstractmethod
+    def insert(self, load: Load) -> None:
+        """Inserts the uploaded rows from scratch."""
+
+    @abstractmethod
+    def count(self, window: Window) -> int:
+        """The rows that `start <= t < end` holds now, inside the transaction."""
+
+
+class Target(Connector):
+    """A connector that loads."""
+
+    @abstractmethod
+    def upload(self, load: Load) -> None:
+        """Puts the rows into scratch, seen by nobody else. All DDL happens here. Uploading again is harmless."""
+
+    @abstractmethod
+    def transaction(self) -> AbstractContextManager[Publication]:
+        """One transaction, without DDL: commits on exit, rolls back on any exception."""
+
+    @abstractmethod
+    def published(self, load: Load) -> bool:
+        """Whether the ledger holds this load's fence: decides what a lost reply to the commit meant."""
+
+    @abstractmethod
+    def discard(self, claim: Claim) -> None:
+        """Drops the window's scratch of this and every lower fence. Harmless where there is none."""
+
+
+# --- the smaller hooks -----------------------------------------------------------------------------------------------
+
+
+class Observer(Protocol):
+    """Told every event, by several threads at once; it has to be quick. An error harms nothing but itself."""
+
+    def notify(self, event: Event, /) -> None: ...
+
+
+class SecretResolver(Protocol):
+    """Resolves the `name` of `${prefix:name}`. Raises KeyError where there is none."""
+
+    def resolve(self, name: str, /) -> str: ...

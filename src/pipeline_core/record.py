@@ -1,0 +1,165 @@
+"""A record: the stored row of one window of one pipeline, and what may happen to it. Pure state, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from attrs import field, frozen
+
+from pipeline_core.errors import RecordError
+from pipeline_core.window import Window
+
+
+class Status(StrEnum):
+    """Where a record stands."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    QUARANTINED = "quarantined"
+    SUPERSEDED = "superseded"
+
+
+class Outcome(StrEnum):
+    """How a done window ended."""
+
+    ALREADY_PROCESSED = "already processed"
+    LOADED = "loaded"
+    VERIFIED_EMPTY = "verified empty"
+    SKIPPED = "skipped"
+
+
+_ALLOWED = {
+    Status.PENDING: {Status.RUNNING, Status.SUPERSEDED, Status.QUARANTINED, Status.DONE},
+    Status.RUNNING: {Status.PENDING, Status.DONE, Status.QUARANTINED, Status.RUNNING},
+    Status.DONE: {Status.SUPERSEDED},
+    Status.QUARANTINED: {Status.SUPERSEDED, Status.PENDING, Status.DONE},
+    Status.SUPERSEDED: set[Status](),
+}
+
+
+def transition(before: Status, after: Status) -> Status:
+    """`after`, if a record in `before` may go there; RecordError otherwise. The one table of allowed transitions.
+
+    Running to running is a claim resumed. A reopened window is a done record superseded and a pending one added.
+    """
+    if after not in _ALLOWED[before]:
+        allowed = ", ".join(sorted(_ALLOWED[before])) or "nothing"
+        raise RecordError(f"a record that is {before} cannot become {after}; from there it may become: {allowed}")
+    return after
+
+
+@frozen
+class Record:
+    """One window of one pipeline, as stored.
+
+    `fields` is the user's part (None where the stored text is no JSON object any more); all else is kept by the store.
+    Times are microseconds UTC. `not_before_us` is when a window in backoff may be claimed again, `lease_until_us` when
+    a running one may be taken over. `identity` names both sides as they were when the window was verified.
+    """
+
+    pipeline: str
+    window: Window
+    fields: Mapping[str, Any] | None = field(factory=dict)
+    status: Status = Status.PENDING
+    outcome: Outcome | None = None
+    reason: str = ""
+    attempts: int = 0
+    crashes: int = 0
+    not_before_us: int = 0
+    fence: int = 0
+    claim_id: str | None = None
+    owner: str | None = None
+    lease_until_us: int | None = None
+    identity: str = ""
+    evidence: Mapping[str, Any] = field(factory=dict)
+    updated_us: int = 0
+
+
+class Span(NamedTuple):
+    """A live record in bulk: what planning needs of each, without an object a record. Times are microseconds UTC."""
+
+    start_us: int
+    end_us: int
+    status: Status
+    fence: int
+    attempts: int
+    identity: str
+    fields: Mapping[str, Any] | None
+
+
+class Removal(NamedTuple):
+    """A live record to supersede. It is left alone where `fence` shows that a worker has claimed it meanwhile."""
+
+    start_us: int
+    end_us: int
+    fence: int
+    reason: str
+
+
+class Addition(NamedTuple):
+    """A pending record to add, with the attempts it inherits from those it replaces."""
+
+    start_us: int
+    end_us: int
+    attempts: int
+
+
+@frozen
+class Change:
+    """What planning decides: the records to supersede, then the records to add, and why. Both in order of time.
+
+    Every added record gets `fields`. `notes` are for people: overlaps found, where a pipeline without `begin` starts.
+    """
+
+    pipeline: str
+    remove: Sequence[Removal] = ()
+    add: Sequence[Addition] = ()
+    fields: Mapping[str, Any] = field(factory=dict)
+    reason: str = "planned"
+    notes: Sequence[str] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.remove or self.add)
+
+
+@frozen
+class Claim:
+    """A worker's lease on a record. `id` stays and travels between processes; each resume brings a higher `fence`."""
+
+    id: str
+    record: Record
+    fence: int
+
+    @property
+    def window(self) -> Window:
+        return self.record.window
+
+
+@frozen
+class Verdict:
+    """How an attempt ended.
+
+    `attempt` says that it counts against the window's allowance, `wait_s` how many seconds a pending window must wait.
+    """
+
+    status: Status
+    reason: str
+    outcome: Outcome | None = None
+    evidence: Mapping[str, Any] = field(factory=dict)
+    identity: str = ""
+    attempt: bool = False
+    wait_s: float = 0
+
+
+@frozen
+class Event:
+    """Something that happened, at `at_us` microseconds UTC by the store's clock. `window` is None for the whole run."""
+
+    at_us: int
+    pipeline: str
+    window: Window | None
+    step: str
+    fields: Mapping[str, Any] = field(factory=dict)
