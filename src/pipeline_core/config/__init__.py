@@ -1,0 +1,180 @@
+"""The configuration: one TOML file or one mapping in, a frozen `Config` out, or every problem at once.
+
+Importing this module imports no TOML reader, no cattrs and no plugin; loading a configuration does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from attrs import field, frozen
+
+from pipeline_core.config.sections import Part
+from pipeline_core.contracts import Observer, RecordStore, Source, Stage, Target
+from pipeline_core.errors import ConfigError, TimeError
+from pipeline_core.timepolicy import TimePolicy
+from pipeline_core.window import to_us
+from pipeline_core.zones import instant_of_naive, zone
+
+if TYPE_CHECKING:
+    from pipeline_core.plugins import PluginManager
+
+__all__ = ["Config", "Part", "RetrySettings", "RunSettings", "load", "load_file", "missing_check_fields"]
+
+
+def _at_least(least: float) -> Any:
+    def check(_: object, __: attrs.Attribute[Any], value: float) -> None:
+        if value < least:
+            raise ValueError(f"found {value}, expected {least} or more")
+
+    return check
+
+
+def _above_zero(_: object, __: attrs.Attribute[Any], value: float) -> None:
+    if value <= 0:
+        raise ValueError(f"found {value}, expected more than 0")
+
+
+def _number(default: float, check: Any, text: str) -> Any:
+    return field(default=default, validator=check, metadata={"help": text})
+
+
+@frozen
+class RunSettings:
+    """How a run works through its windows. Times are in seconds."""
+
+    workers: int = _number(1, _at_least(1), "how many windows are worked on at once")
+    lease_s: float = _number(300.0, _above_zero, "how long a claim holds without a sign of life")
+    max_attempts: int = _number(5, _at_least(1), "how many attempts a window has before it is quarantined")
+    max_crashes: int = _number(5, _at_least(1), "how many workers a window may kill before it is quarantined")
+    backoff_s: float = _number(10.0, _at_least(0), "the wait after a window's first failed attempt; it doubles")
+    backoff_max_s: float = _number(600.0, _at_least(0), "the longest wait of a window")
+    crash_backoff_s: float = _number(10.0, _at_least(0), "the wait after the second crash of a window; it doubles")
+    batch_rows: int = _number(50_000, _at_least(1), "how many rows are extracted at a time")
+
+
+@frozen
+class RetrySettings:
+    """How one call to a side is retried while its fault can heal. Times are in seconds."""
+
+    retries: int = _number(3, _at_least(0), "how often a call is tried again")
+    wait_s: float = _number(5.0, _at_least(0), "the first wait; it doubles, with jitter")
+    wait_max_s: float = _number(60.0, _at_least(0), "the longest wait")
+
+
+@frozen(eq=False)
+class Config:
+    """One pipeline's configuration, checked. `load` and `load_file` make it.
+
+    `begin_us` and `end_us` are microseconds UTC. `mapping` is what was handed in, references unresolved and before the
+    profile, so that another process can load the same. `warnings` are for people: the defaults that a trial may live
+    with. The repr shows nothing of the settings.
+    """
+
+    name: str
+    profile: str | None
+    policy: TimePolicy
+    begin_us: int | None
+    end_us: int | None
+    source: Part[Source]
+    target: Part[Target]
+    stage: Part[Stage]
+    store: Part[RecordStore]
+    observers: tuple[Part[Observer], ...]
+    columns: Mapping[str, str]
+    exclude: frozenset[str]
+    default_record: Mapping[str, Any] = field(repr=False)
+    check_fields: tuple[str, ...]
+    run: RunSettings
+    retry: RetrySettings
+    warnings: tuple[str, ...]
+    mapping: Mapping[str, Any] = field(repr=False)
+    manager: PluginManager = field(repr=False)
+
+    @property
+    def pipeline(self) -> str:
+        """What records carry: the name, and the profile where there is one."""
+        return self.name if self.profile is None else f"{self.name}@{self.profile}"
+
+    def instant_us(self, when: str | date) -> int:
+        """A time as a person gives it, in microseconds UTC; without an offset it is local to the policy's zone.
+
+        Text is ISO 8601, a date alone stands for its midnight. Raises TimeError.
+        """
+        return instant_us(when, self.policy.timezone)
+
+
+def instant_us(when: str | date, timezone: str) -> int:
+    """`when` in microseconds UTC: ISO 8601 text, a datetime, or a date (its midnight); local where it has no offset."""
+    moment: object = when
+    if isinstance(moment, str):
+        try:
+            moment = datetime.fromisoformat(moment)
+        except ValueError:
+            moment = None
+    elif isinstance(moment, date) and not isinstance(moment, datetime):
+        moment = datetime(moment.year, moment.month, moment.day)  # noqa: DTZ001 - local by meaning
+    if not isinstance(moment, datetime):
+        raise TimeError(f"found {when!r}, expected a time such as '2013-01-01' or '2013-01-01T06:00:00-05:00'")
+    return to_us(moment) if moment.utcoffset() is not None else instant_of_naive(moment, zone(timezone))
+
+
+def load(mapping: Mapping[str, Any], *, profile: str | None = None, plugins: Iterable[str | ModuleType] = ()) -> Config:
+    """The configuration of a mapping: the keys of a file, or the flat form that names its sides in `default_record`.
+
+    `plugins` are modules (or their names) beside those that `plugins = [...]` in the mapping names. Raises ConfigError
+    with every problem, and PluginError where one of the plugins asked for cannot be loaded.
+    """
+    from pipeline_core.config import loading  # noqa: PLC0415 - cattrs and the plugins load here
+
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(
+            f"configuration: found a {type(mapping).__name__}, expected a mapping; load_file reads a file"
+        )
+    return loading.load(mapping, profile, plugins)
+
+
+def load_file(path: str | Path, *, profile: str | None = None, plugins: Iterable[str | ModuleType] = ()) -> Config:
+    """The configuration of a TOML file; otherwise like `load`. Raises ConfigError also for a file that is none."""
+    import tomllib  # noqa: PLC0415 - a mapping needs none
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such file; write one with `pipeline-core init`, or name another with -c"
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); make it a file that this user may read"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: is no UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from None
+    try:
+        mapping = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: is not TOML: {error}; `pipeline-core init` writes an example") from None
+    try:
+        return load(mapping, profile=profile, plugins=plugins)
+    except ConfigError as error:
+        raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from None
+
+
+def missing_check_fields(mapping: Mapping[str, Any]) -> list[str]:
+    """The `check_fields` that `default_record` lacks or holds as null. Needs no plugin. Raises ConfigError."""
+    check_fields, default_record = mapping.get("check_fields", ()), mapping.get("default_record", {})
+    problems = []
+    if not isinstance(check_fields, list | tuple) or not all(isinstance(name, str) for name in check_fields):
+        problems.append(f"check_fields: found a {type(check_fields).__name__}, expected a list of strings")
+    if not isinstance(default_record, Mapping):
+        problems.append(f"default_record: found a {type(default_record).__name__}, expected a table")
+    if problems:
+        raise ConfigError(problems)
+    return [name for name in check_fields if default_record.get(name) is None]

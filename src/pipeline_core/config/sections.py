@@ -1,0 +1,88 @@
+"""A section of the configuration, and how it becomes an opened object: references are resolved at that moment."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Generic, TypeVar, cast
+
+from attrs import field, frozen
+
+from pipeline_core.config.findings import Refused
+from pipeline_core.config.references import Name, Place, marked, names_in, resolved, shown_path
+from pipeline_core.contracts import Context, Provider, SecretResolver, Settings
+from pipeline_core.errors import ConfigError, PluginError
+
+T = TypeVar("T")
+
+
+@frozen(eq=False)
+class Part(Generic[T]):
+    """One section: which provider it selects, and its settings as written. `open` may be called any number of times."""
+
+    place: Place = field(repr=shown_path)
+    type: str
+    provider: Provider[Settings[T]] = field(repr=False)
+    options: Mapping[str, Any] = field(repr=False)
+    resolvers: Mapping[str, Part[SecretResolver]] = field(factory=dict, repr=False)
+
+    @property
+    def path(self) -> str:
+        """Where the section stands, as TOML writes it."""
+        return shown_path(self.place)
+
+    def findings(self) -> list[tuple[Place, str]]:
+        """What is wrong with the settings as they stand, and where; a reference stands for any single value."""
+        return self._structured(marked(self.options))[1]
+
+    def open(self, context: Context) -> AbstractContextManager[T]:
+        """Resolves the references and opens the settings; the context manager closes what they opened.
+
+        Raises ConfigError for a reference without a value, and for one whose value does not fit: it names the section,
+        the setting and the reference, never the value.
+        """
+        settings, findings = self._structured(resolved(self.options, self._answers(context)))
+        if settings is None:
+            raise ConfigError([f"{shown_path(place)}: {text}" for place, text in findings])
+        return settings.open(context)
+
+    def _structured(self, options: Mapping[str, Any]) -> tuple[Settings[T] | None, list[tuple[Place, str]]]:
+        from pipeline_core.config.structuring import structured  # noqa: PLC0415 - cattrs takes a while to import
+
+        try:
+            return structured(cast(type[Settings[T]], self.provider.settings), options), []
+        except Refused as refused:
+            return None, [((*self.place, *path), text) for path, text in refused.findings]
+
+    def _answers(self, context: Context) -> dict[Name, str]:
+        wanted: dict[str, dict[Name, Place]] = defaultdict(dict)
+        for place, name in names_in(self.options):
+            wanted[name.prefix].setdefault(name, place)
+        answers: dict[Name, str] = {}
+        missing: list[str] = []
+        for prefix, names in wanted.items():
+            with self.resolvers[prefix].open(context) as resolver:
+                for name, place in names.items():
+                    try:
+                        answers[name] = _answer(resolver, name)
+                    except KeyError:
+                        missing.append(f"{shown_path((*self.place, *place))}: {name} has no value; {_remedy(name)}")
+        if missing:
+            raise ConfigError(missing)
+        return answers
+
+
+def _answer(resolver: SecretResolver, name: Name) -> str:
+    answer: object = resolver.resolve(name.name)
+    if not isinstance(answer, str):
+        raise PluginError(
+            f"secret resolver {name.prefix!r}: found a {type(answer).__name__} for {name}, expected a string"
+        )
+    return answer
+
+
+def _remedy(name: Name) -> str:
+    if name.prefix == "env":
+        return f"set the environment variable {name.name}"
+    return f"add {name.name!r} to what {name.prefix!r} reads, or change the reference"
