@@ -1,0 +1,209 @@
+"""Claims windows, turns faults into verdicts, settles. The steps themselves are in `window.py`."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from logging import WARNING
+
+from attrs import evolve, field, frozen
+
+from pipeline_core.config import RunSettings
+from pipeline_core.contracts import ClaimRequest
+from pipeline_core.engine import owner
+from pipeline_core.engine.auditing import clean_up
+from pipeline_core.engine.parts import Parts
+from pipeline_core.engine.window import run_window
+from pipeline_core.errors import ClaimLostError, Interrupted, SideError, TransientError
+from pipeline_core.log import timed
+from pipeline_core.record import Claim, Status, Verdict
+from pipeline_core.secrets import redact
+from pipeline_core.window import Window
+
+_POLL_S = 0.5  # how long an idle worker sleeps at most, so that a stop or a freed window is soon seen
+
+
+@frozen
+class Order:
+    """What a worker is asked to do. `within` limits it to windows that start there, `limit` to so many windows.
+
+    `now_us` (microseconds UTC) stands for the store's clock in deciding what is stable, in tests and replays.
+    """
+
+    within: Window | None = None
+    limit: int | None = None
+    now_us: int | None = None
+
+
+@frozen
+class Tally:
+    """What became of the windows a worker took. Tallies add up. `undone`: ready work was left, and why."""
+
+    verdicts: Counter[str] = field(factory=Counter)
+    rows: int = 0
+    undone: str = ""
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.verdicts + other.verdicts, self.rows + other.rows, self.undone or other.undone)
+
+
+class Turns:
+    """How many windows may still be taken, shared between the workers of a run."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._left = limit
+        self._lock = threading.Lock()
+
+    def take(self) -> bool:
+        with self._lock:
+            if self._left is None:
+                return True
+            if self._left <= 0:
+                return False
+            self._left -= 1
+            return True
+
+    def give_back(self) -> None:
+        with self._lock:
+            if self._left is not None:
+                self._left += 1
+
+
+def work(parts: Parts, order: Order, turns: Turns, stop: threading.Event) -> Tally:
+    """Takes window after window until none is ready, leased to another worker, or soon to be ready again.
+
+    Raises SideError where a side refuses until a person acts; the window is pending again by then.
+    """
+    tally = Tally()
+    dead = _dead_owners(parts)
+    while not stop.is_set() and turns.take():
+        request = claim_request(parts, order, dead)
+        claims = parts.store.claim(request)
+        if not claims:
+            turns.give_back()
+            if not _wait(parts, request, stop):
+                break
+            dead = _dead_owners(parts)
+            continue
+        tally += attempt(parts, claims[0], stop)
+        if tally.undone:
+            stop.set()
+    return tally
+
+
+def claim_request(parts: Parts, order: Order, dead: frozenset[str] = frozenset()) -> ClaimRequest:
+    """The oldest stable window, for this process."""
+    settings = parts.config.run
+    now_us = parts.store.now_us() if order.now_us is None else order.now_us
+    return ClaimRequest(
+        parts.pipeline,
+        stable_until_us=parts.config.policy.stable_until_us(now_us),
+        lease_s=settings.lease_s,
+        within=order.within,
+        owner=owner.this_process(),
+        dead_owners=dead,
+        max_crashes=settings.max_crashes,
+        crash_backoff_s=settings.crash_backoff_s,
+    )
+
+
+def attempt(parts: Parts, claim: Claim, stop: threading.Event) -> Tally:
+    """One attempt at one window, to its verdict. A claim lost on the way is no failure: another worker has it."""
+    window = claim.window
+    parts.report.tell("claimed", window, fence=claim.fence, attempts=claim.record.attempts)
+    with heartbeat(parts, claim) as lost:
+        mine = evolve(parts, stopping=lambda: stop.is_set() or lost.is_set())
+        with timed() as watch:
+            verdict, error = _judged(mine, claim)
+        if lost.is_set() or isinstance(error, ClaimLostError):
+            return _told_lost(parts, claim, error)
+        _clean_up(parts, claim, finished=verdict.status is not Status.PENDING)
+        try:
+            parts.retried("settle", window, partial(parts.store.settle, claim, verdict))
+        except ClaimLostError as late:
+            return _told_lost(parts, claim, late)
+    parts.report.tell(
+        "settled", window, status=verdict.status, outcome=verdict.outcome, reason=verdict.reason, seconds=watch.seconds
+    )
+    if isinstance(error, SideError):
+        raise error
+    rows = verdict.evidence.get("staged", {}).get("rows", 0)
+    undone = verdict.reason if isinstance(error, TransientError) and error.side_down else ""
+    return Tally(Counter([verdict.outcome or verdict.status]), rows, undone)
+
+
+def verdict_on(error: Exception, claim: Claim, settings: RunSettings) -> Verdict:
+    """What a fault means for the window: try again, or leave it to a person."""
+    reason = redact(f"{type(error).__name__}: {error}")
+    if isinstance(error, Interrupted | SideError) or (isinstance(error, TransientError) and error.side_down):
+        return Verdict(Status.PENDING, reason)
+    if not isinstance(error, TransientError):
+        return Verdict(Status.QUARANTINED, reason, attempt=True)
+    used = claim.record.attempts + 1
+    if used >= settings.max_attempts:
+        return Verdict(Status.QUARANTINED, f"{reason} (attempt {used} of {settings.max_attempts})", attempt=True)
+    wait_s = min(settings.backoff_s * 2.0 ** (used - 1), settings.backoff_max_s)
+    return Verdict(Status.PENDING, reason, attempt=True, wait_s=wait_s * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+
+
+def _judged(parts: Parts, claim: Claim) -> tuple[Verdict, Exception | None]:
+    try:
+        return run_window(parts, claim), None
+    except Exception as error:  # noqa: BLE001 - every fault of a plugin becomes a verdict, and is told
+        return verdict_on(error, claim, parts.config.run), error
+
+
+def _clean_up(parts: Parts, claim: Claim, *, finished: bool) -> None:
+    """A window that was verified stays verified when something could not be cleaned; it is told, not hidden."""
+    try:
+        clean_up(parts, claim, finished=finished)
+    except Exception as error:  # noqa: BLE001 - as above
+        parts.report.tell("cleanup failed", claim.window, level=WARNING, error=f"{type(error).__name__}: {error}")
+
+
+def _told_lost(parts: Parts, claim: Claim, error: Exception | None) -> Tally:
+    _clean_up(parts, claim, finished=False)
+    parts.report.tell("claim lost", claim.window, reason=str(error or "another worker has taken over"))
+    return Tally(Counter(["claim lost"]))
+
+
+def _dead_owners(parts: Parts) -> frozenset[str]:
+    return owner.dead(record.owner for record in parts.store.records(parts.pipeline, Status.RUNNING))
+
+
+def _wait(parts: Parts, request: ClaimRequest, stop: threading.Event) -> bool:
+    """Sleeps until a window may be ready; False where none is left to wait for."""
+    at_us = parts.store.next_claim_us(request)
+    if at_us is None:
+        return False
+    stop.wait(min(max((at_us - parts.store.now_us()) / 1e6, 0.01), _POLL_S))
+    return True
+
+
+@contextmanager
+def heartbeat(parts: Parts, claim: Claim) -> Iterator[threading.Event]:
+    """Renews the lease while the block runs; the event is set once another worker holds the window."""
+    lost, over = threading.Event(), threading.Event()
+    lease_s = parts.config.run.lease_s
+
+    def beat() -> None:
+        while not over.wait(lease_s / 3):
+            try:
+                parts.store.renew(claim, lease_s)
+            except ClaimLostError:
+                lost.set()
+                return
+            except Exception as error:  # noqa: BLE001 - a store that is away for a beat is asked again at the next
+                parts.report.tell("renewal failed", claim.window, level=WARNING, error=str(error))
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield lost
+    finally:
+        over.set()
+        thread.join()

@@ -1,0 +1,117 @@
+"""From the source to the stage, and from the stage into the target's scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from contextlib import closing
+from functools import partial
+from logging import DEBUG
+
+from pipeline_core.contracts import Batches, ExtractRequest, Load, Staged, StageRequest
+from pipeline_core.engine.parts import Parts
+from pipeline_core.errors import MismatchError
+from pipeline_core.log import timed
+from pipeline_core.record import Claim
+from pipeline_core.window import Window
+
+
+def prefix(pipeline: str, window: Window) -> str:
+    """Where the staged files of a window lie, under whichever fence."""
+    return f"{pipeline}/{window.start_us}_{window.end_us}/"
+
+
+def _window_and_fence(key: str) -> tuple[Window, int]:
+    _, span, fence = key.split("/")
+    start_us, end_us = span.split("_")
+    return Window.from_us(int(start_us), int(end_us)), int(fence)
+
+
+def reuse(parts: Parts, claim: Claim, source_rows: int) -> Staged | None:
+    """The newest files that an earlier attempt left, if they still hold what the source counts now."""
+    found = parts.stage.find(prefix(parts.pipeline, claim.window))
+    fit = [s for s in found if s.rows == source_rows and dict(s.identity) == parts.source_identity()]
+    staged = max(fit, key=lambda s: s.fence, default=None)
+    if staged:
+        parts.report.tell("staged", claim.window, rows=staged.rows, reused=True)
+    return staged
+
+
+def latest(parts: Parts, claim: Claim) -> Staged | None:
+    """The newest complete files of the window."""
+    return max(parts.stage.find(prefix(parts.pipeline, claim.window)), key=lambda s: s.fence, default=None)
+
+
+def extract(parts: Parts, claim: Claim, expected: int) -> Staged:
+    """Reads the window into the stage, manifest last. `expected` rows are what progress is told against."""
+    window = claim.window
+    request = StageRequest(
+        f"{prefix(parts.pipeline, window)}{claim.fence}", parts.pipeline, window, claim.fence, parts.source_identity()
+    )
+    asked = ExtractRequest(window, parts.config.exclude, parts.config.run.batch_rows)
+
+    def attempt() -> Staged:
+        with closing(parts.source.extract(asked)) as batches:
+            seen = Watched(parts, window, "extracting", expected)
+            with closing(seen.through(batches)) as watched:
+                staged = parts.stage.write(request, watched)
+        if staged.rows != seen.rows:
+            raise MismatchError(f"stage: {window}: {seen.rows} rows were handed over, {staged.rows} are staged")
+        return staged
+
+    with timed() as watch:
+        staged = parts.retried("extract", window, attempt)
+    parts.report.tell("staged", window, rows=staged.rows, files=len(staged.files), seconds=watch.seconds)
+    return staged
+
+
+def load_of(parts: Parts, claim: Claim, staged: Staged) -> Load:
+    """What the target is asked to load."""
+    read = _reader(parts, claim.window, staged)
+    return Load(claim, staged, read, parts.config.columns)
+
+
+def upload(parts: Parts, load: Load) -> None:
+    """Puts the staged rows into the target's scratch, which nobody else sees."""
+    with timed() as watch:
+        parts.retried("upload", load.window, partial(parts.target.upload, load))
+    parts.report.tell("uploaded", load.window, rows=load.staged.rows, seconds=watch.seconds)
+
+
+def remove_staged(parts: Parts, claim: Claim) -> None:
+    """Removes the window's staged files of this and every lower fence, complete or not."""
+    for key in parts.stage.keys(prefix(parts.pipeline, claim.window)):
+        if _window_and_fence(key)[1] <= claim.fence:
+            parts.stage.remove(key)
+
+
+def _reader(parts: Parts, window: Window, staged: Staged) -> Callable[[], Batches]:
+    def read() -> Batches:
+        with closing(parts.stage.read(staged)) as batches:
+            yield from Watched(parts, window, "uploading", staged.rows).through(batches)
+
+    return read
+
+
+def sweep(parts: Parts, open_windows: Collection[Window]) -> None:
+    """Removes staged files of windows that are no longer open: superseded ones, and what a late worker left behind."""
+    for key in parts.stage.keys(f"{parts.pipeline}/"):
+        if _window_and_fence(key)[0] not in open_windows:
+            parts.stage.remove(key)
+
+
+class Watched:
+    """Batches on their way: counted, told, and ended where the run was asked to stop."""
+
+    def __init__(self, parts: Parts, window: Window, step: str, expected: int) -> None:
+        self.rows = 0
+        self._parts = parts
+        self._window = window
+        self._step = step
+        self._expected = expected
+
+    def through(self, batches: Batches) -> Batches:
+        for batch in batches:
+            self._parts.check_stop()
+            yield batch
+            self.rows += len(batch)
+            self._parts.report.tell(self._step, self._window, level=DEBUG, rows=self.rows, of=self._expected)

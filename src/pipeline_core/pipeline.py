@@ -1,0 +1,251 @@
+"""The public face: one pipeline, from a file or a mapping. Opens each part on first use; holds no step."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from functools import cached_property
+from logging import WARNING
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, Self, TypeVar
+
+from pipeline_core.config import Config, load, load_file
+from pipeline_core.config.sections import Part
+from pipeline_core.contracts import Can, Context, Observer, RecordStore
+from pipeline_core.engine import auditing, counting, planning, runner, transfer
+from pipeline_core.engine.parts import Parts, never
+from pipeline_core.errors import ConfigError
+from pipeline_core.log import Reporter, timed
+from pipeline_core.record import Change, Status
+from pipeline_core.reports import CheckReport, Difference, Finding, RunReport, StatusReport, status_of
+from pipeline_core.secrets import redact
+from pipeline_core.window import MIN_US, Window, to_us
+
+T = TypeVar("T")
+When = datetime | str | None
+Plugins = Sequence[str | ModuleType]
+
+
+class Pipeline:
+    """One pipeline: `plan`, `run`, `check`, `status`, `doctor`.
+
+    A context manager: leaving it closes the record store and the observers. Times are aware datetimes, or text that is
+    local to the pipeline's zone (`"2013-03-10"`, `"2013-03-10T02:00"`); `now=` stands for the store's clock in
+    deciding what is stable, in tests and replays. Raises ConfigError for a configuration that cannot be used,
+    SideError where a side refuses until a person acts, TransientError where a fault outlasted the retries.
+    `observers` of this process are told every event, beside the configured ones.
+    """
+
+    def __init__(self, config: Config, observers: Sequence[Observer] = ()) -> None:
+        self.config = config
+        self._observers = observers
+        self._open = ExitStack()
+
+    @classmethod
+    def from_file(cls, path: str | Path, profile: str | None = None, *, plugins: Plugins = ()) -> Self:
+        """The pipeline of a TOML file."""
+        return cls(load_file(path, profile=profile, plugins=plugins))
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], profile: str | None = None, *, plugins: Plugins = ()) -> Self:
+        """The pipeline of one mapping: the same keys as a file's, or the flat form with `default_record`."""
+        return cls(load(mapping, profile=profile, plugins=plugins))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes everything that was opened."""
+        self._open.close()
+
+    # --- the verbs ---------------------------------------------------------------------------------------------------
+
+    def plan(self, *, dry_run: bool = False, now: When = None) -> Change:
+        """Brings the records in line with the policy; returns what changed, or with `dry_run` what would."""
+        with self.parts() as parts:
+            return self._plan(parts, self.instant_us(now), dry_run=dry_run)
+
+    def require(self, *abilities: Can) -> None:
+        """Raises ConfigError where the source cannot extract, or the target cannot load, what is about to be moved."""
+        sides: dict[Can, Part[Any]] = {Can.EXTRACT: self.config.source, Can.LOAD: self.config.target}
+        unable = [
+            f"{part.path}: type {part.type!r} cannot {ability}, it only counts; choose another type"
+            for ability, part in sides.items()
+            if ability in abilities and ability not in part.provider.can
+        ]
+        if unable:
+            raise ConfigError(unable)
+
+    def run(
+        self,
+        *,
+        workers: int | None = None,
+        limit: int | None = None,
+        start: When = None,
+        end: When = None,
+        executor: Executor | None = None,
+        now: When = None,
+    ) -> RunReport:
+        """Plans, then works until no window is ready, with `workers` threads or on any `executor`.
+
+        `start`, `end`: only windows that start there. `limit`: so many windows at most (not across an executor). On an
+        interrupt every worker brings its window back to pending before the exception goes on.
+        """
+        order = runner.Order(self.within(start, end), limit, self.instant_us(now))
+        self.require(Can.EXTRACT, Can.LOAD)
+        with timed() as watch:
+            with self.parts() as parts:
+                self._plan(parts, order.now_us, dry_run=False)
+                excluded = counting.excluded(parts)
+            count = workers or self.config.run.workers
+            tally = self._run_here(order, count) if executor is None else self._run_on(executor, order, count)
+        quarantined = len(self.store.records(self.config.pipeline, Status.QUARANTINED, within=order.within))
+        report = RunReport(
+            self.config.pipeline, tally.verdicts, tally.rows, excluded, quarantined, tally.undone, watch.seconds
+        )
+        told = report.as_mapping()
+        del told["pipeline"]
+        self.report.tell("run ended", **told)
+        return report
+
+    def check(self, *, start: When = None, end: When = None, reopen: bool = False) -> CheckReport:
+        """Recounts the done windows that start in `[start, end)`, in bulk; `reopen` makes pending what differs."""
+        with self.parts() as parts:
+            checked, differing = auditing.recheck(parts, self.within(start, end))
+            reopened = auditing.reopen(parts, [span for span, _ in differing]) if reopen else 0
+        differences = [Difference(Window.from_us(span.start_us, span.end_us), count) for span, count in differing]
+        return CheckReport(self.config.pipeline, checked, differences, reopened)
+
+    def status(self) -> StatusReport:
+        """Where the pipeline stands, from its records alone."""
+        return status_of(self.store, self.config.pipeline)
+
+    def doctor(self) -> list[Finding]:
+        """Tries each part; of each at least one finding, without a problem where all is well."""
+        return [finding for name in ("store", "source", "target", "stage") for finding in self._examine(name)]
+
+    # --- parts -------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def store(self) -> RecordStore:
+        """The record store, opened on first use and closed with the pipeline."""
+        return self._open.enter_context(self.config.store.open(self._context))
+
+    @cached_property
+    def report(self) -> Reporter:
+        """Tells every event to the log and the observers. The store's clock is read once: an event costs no query."""
+        observers = [self._open.enter_context(part.open(self._context)) for part in self.config.observers]
+        ahead_us = self.store.now_us() - _host_us()
+        return Reporter(self.config.pipeline, lambda: _host_us() + ahead_us, [*observers, *self._observers])
+
+    @contextmanager
+    def parts(self, stopping: Callable[[], bool] = never) -> Iterator[Parts]:
+        """Source, stage and target of one worker's own, with the shared store; closed on the way out."""
+        config = self.config
+        with (
+            config.source.open(self._context) as source,
+            config.stage.open(self._context) as stage,
+            config.target.open(self._context) as target,
+        ):
+            yield Parts(config, self.store, source, stage, target, self.report, stopping)
+
+    @property
+    def _context(self) -> Context:
+        return Context(self.config.pipeline)
+
+    # --- within the verbs --------------------------------------------------------------------------------------------
+
+    def _plan(self, parts: Parts, now_us: int | None, *, dry_run: bool) -> Change:
+        config = self.config
+        request = planning.Request(
+            pipeline=config.pipeline,
+            policy=config.policy,
+            now_us=self.store.now_us() if now_us is None else now_us,
+            identity=parts.identity(),
+            begin_us=config.begin_us,
+            end_us=config.end_us,
+            target_zone=parts.target.naive_timezone,
+            default_record=config.default_record,
+            check_fields=config.check_fields,
+        )
+        change = planning.plan(request, self.store.spans(config.pipeline))
+        if dry_run:
+            return change
+        for note in change.notes:
+            self.report.tell("noted", level=WARNING, note=note)
+        if change:
+            change = self.store.apply(change)
+        self.report.tell("planned", added=len(change.add), superseded=len(change.remove))
+        open_records = self.store.records(config.pipeline, Status.PENDING, Status.RUNNING)
+        transfer.sweep(parts, {record.window for record in open_records})
+        return change
+
+    def _run_here(self, order: runner.Order, count: int) -> runner.Tally:
+        stop, turns = threading.Event(), runner.Turns(order.limit)
+
+        def worker() -> runner.Tally:
+            with self.parts(stop.is_set) as parts:
+                return runner.work(parts, order, turns, stop)
+
+        _ = self.report  # opened once, before the threads
+        with ThreadPoolExecutor(count, thread_name_prefix="worker") as pool:
+            try:
+                return _gather([pool.submit(worker) for _ in range(count)])
+            finally:
+                stop.set()
+
+    def _run_on(self, executor: Executor, order: runner.Order, count: int) -> runner.Tally:
+        if order.limit is not None:
+            raise ValueError("limit: workers on an executor cannot share it; leave out the limit or the executor")
+        config = self.config
+        futures = [executor.submit(_work_elsewhere, config.mapping, config.profile, order) for _ in range(count)]
+        return _gather(futures)
+
+    def _examine(self, name: str) -> list[Finding]:
+        try:
+            with ExitStack() as stack:
+                settings = getattr(self.config, name)
+                part = self.store if name == "store" else stack.enter_context(settings.open(self._context))
+                found = [Finding(name, redact(problem.what), redact(problem.remedy)) for problem in part.problems()]
+                return found or [Finding(name, problem="", remedy="")]
+        except Exception as error:  # noqa: BLE001 - whatever a plugin raises is what was asked for here
+            return [Finding(name, redact(f"{type(error).__name__}: {error}"), "see the message")]
+
+    def within(self, start: When, end: When) -> Window | None:
+        """The span that `start` and `end` limit to; open ends reach from `begin` to now. None without either."""
+        if start is None and end is None:
+            return None
+        start_us, end_us = self.instant_us(start), self.instant_us(end)
+        if start_us is None:
+            start_us = MIN_US if self.config.begin_us is None else self.config.begin_us
+        return Window.from_us(start_us, self.store.now_us() if end_us is None else end_us)
+
+    def instant_us(self, when: When) -> int | None:
+        """A time as given by a person: aware, or text local to the pipeline's zone. Microseconds UTC."""
+        return self.config.instant_us(when) if isinstance(when, str) else None if when is None else to_us(when)
+
+
+def _host_us() -> int:
+    return time.time_ns() // 1000
+
+
+def _gather(futures: Sequence[Future[runner.Tally]]) -> runner.Tally:
+    """The sum of what the workers did; raises as soon as one of them failed."""
+    wait(futures, return_when=FIRST_EXCEPTION)
+    return sum((future.result() for future in futures), runner.Tally())
+
+
+def _work_elsewhere(mapping: Mapping[str, Any], profile: str | None, order: runner.Order) -> runner.Tally:
+    """One worker in another process, perhaps on another host, with the plugins that the mapping names."""
+    with Pipeline.from_mapping(mapping, profile) as pipeline:
+        return pipeline._run_here(order, 1)

@@ -1,0 +1,189 @@
+"""What the verbs of a pipeline answer: plain values, each with a JSON-safe mapping."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from enum import IntEnum
+from typing import Any
+
+from attrs import frozen
+
+from pipeline_core import coverage
+from pipeline_core.contracts import RecordStore
+from pipeline_core.decision import Counts
+from pipeline_core.record import Record, Span, Status
+from pipeline_core.window import Window
+
+
+class Exit(IntEnum):
+    """The exit codes of the command line; a report's `exit_code` is one of them."""
+
+    OK = 0
+    ATTENTION = 1
+    USAGE = 2
+    UNDONE = 3
+
+
+@frozen
+class RunReport:
+    """One run: how many windows ended which way, rows moved, what is quarantined now, and what was left undone.
+
+    `excluded` rows of the source fall into no window, since their timestamp is null or none.
+    """
+
+    pipeline: str
+    windows: Mapping[str, int]
+    rows: int
+    excluded: int
+    quarantined: int
+    undone: str
+    seconds: float
+
+    @property
+    def exit_code(self) -> Exit:
+        if self.undone:
+            return Exit.UNDONE
+        return Exit.ATTENTION if self.quarantined else Exit.OK
+
+    def as_mapping(self) -> dict[str, Any]:
+        return {
+            "pipeline": self.pipeline,
+            "windows": dict(self.windows),
+            "rows": self.rows,
+            "excluded": self.excluded,
+            "quarantined": self.quarantined,
+            "undone": self.undone,
+            "seconds": round(self.seconds, 3),
+            "exit_code": int(self.exit_code),
+        }
+
+
+@frozen
+class Difference:
+    """A done window whose sides no longer hold the same number of rows."""
+
+    window: Window
+    counts: Counts
+
+    def as_mapping(self) -> dict[str, Any]:
+        return {**window_mapping(self.window), "source_count": self.counts.source, "target_count": self.counts.target}
+
+
+@frozen
+class CheckReport:
+    """A recount of done windows: how many were checked, which differ, how many of those were made pending again."""
+
+    pipeline: str
+    checked: int
+    differences: Sequence[Difference]
+    reopened: int
+
+    @property
+    def exit_code(self) -> Exit:
+        return Exit.ATTENTION if self.differences else Exit.OK
+
+    def as_mapping(self) -> dict[str, Any]:
+        return {
+            "pipeline": self.pipeline,
+            "checked": self.checked,
+            "differences": [difference.as_mapping() for difference in self.differences],
+            "reopened": self.reopened,
+            "exit_code": int(self.exit_code),
+        }
+
+
+@frozen
+class StatusReport:
+    """Where a pipeline stands.
+
+    `coverage` is what is done and `pending` what is pending, merged; `gaps` is time between the records that none of
+    them covers. `failing` are the pending windows that have used attempts or lost workers.
+    """
+
+    pipeline: str
+    counts: Mapping[Status, int]
+    coverage: Sequence[Window]
+    gaps: Sequence[Window]
+    pending: Sequence[Window]
+    running: Sequence[Record]
+    failing: Sequence[Record]
+    quarantined: Sequence[Record]
+
+    @property
+    def exit_code(self) -> Exit:
+        return Exit.ATTENTION if self.quarantined else Exit.OK
+
+    def as_mapping(self) -> dict[str, Any]:
+        return {
+            "pipeline": self.pipeline,
+            "counts": {str(status): count for status, count in self.counts.items()},
+            "coverage": [window_mapping(window) for window in self.coverage],
+            "gaps": [window_mapping(window) for window in self.gaps],
+            "pending": [window_mapping(window) for window in self.pending],
+            "running": [_record(record) for record in self.running],
+            "failing": [_record(record) for record in self.failing],
+            "quarantined": [_record(record) for record in self.quarantined],
+            "exit_code": int(self.exit_code),
+        }
+
+
+def status_of(store: RecordStore, pipeline: str) -> StatusReport:
+    """Where a pipeline stands, from its records alone."""
+    spans = store.spans(pipeline)
+    counts = Counter(span.status for span in spans)
+    live = _merged(spans)
+    between = coverage.gaps(live, live[0][0], live[-1][1]) if live else []
+    return StatusReport(
+        pipeline,
+        {status: counts[status] for status in Status if status is not Status.SUPERSEDED},
+        coverage=_windows(_merged(span for span in spans if span.status is Status.DONE)),
+        gaps=_windows(between),
+        pending=_windows(_merged(span for span in spans if span.status is Status.PENDING)),
+        running=store.records(pipeline, Status.RUNNING),
+        failing=_failing(store, pipeline, spans),
+        quarantined=store.records(pipeline, Status.QUARANTINED),
+    )
+
+
+def _failing(store: RecordStore, pipeline: str, spans: Sequence[Span]) -> list[Record]:
+    tried = [span for span in spans if span.status is Status.PENDING and span.fence]  # claimed before
+    if not tried:
+        return []
+    within = Window.from_us(tried[0].start_us, tried[-1].end_us)
+    records = store.records(pipeline, Status.PENDING, within=within)
+    return [record for record in records if record.attempts or record.crashes]
+
+
+def _merged(spans: Iterable[Span]) -> list[tuple[int, int]]:
+    return coverage.merge([(span.start_us, span.end_us) for span in spans])
+
+
+def _windows(spans: Iterable[tuple[int, int]]) -> list[Window]:
+    return [Window.from_us(*span) for span in spans]
+
+
+@frozen
+class Finding:
+    """What `doctor` says of one part: `problem` is empty where all is well."""
+
+    part: str
+    problem: str
+    remedy: str
+
+    def as_mapping(self) -> dict[str, Any]:
+        return {"part": self.part, "problem": self.problem, "remedy": self.remedy}
+
+
+def window_mapping(window: Window) -> dict[str, str]:
+    """A window as JSON: ISO 8601, UTC."""
+    return {"start": window.start.isoformat(), "end": window.end.isoformat()}
+
+
+def _record(record: Record) -> dict[str, Any]:
+    return {
+        **window_mapping(record.window),
+        "reason": record.reason,
+        "attempts": record.attempts,
+        "crashes": record.crashes,
+    }
