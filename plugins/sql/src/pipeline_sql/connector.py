@@ -1,0 +1,465 @@
+"""A table of a SQL database as the source or target of a pipeline.
+
+What differs between databases is asked of the `Engine`; how the timestamp column stores instants, of `Timestamps`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import sqlalchemy as sa
+from attrs import frozen
+from sqlalchemy.sql import quoted_name
+
+from pipeline_core import (
+    Batches,
+    Claim,
+    ExtractRequest,
+    Load,
+    PermanentError,
+    PipelineError,
+    Problem,
+    Publication,
+    SideError,
+    Source,
+    Target,
+    Window,
+)
+from pipeline_core.ledger import enter
+from pipeline_sql.engines.default import Engine
+from pipeline_sql.extraction import Extraction
+from pipeline_sql.loading import Loading, new_columns, plan, target_names
+from pipeline_sql.side import Side
+from pipeline_sql.tables import Column, Table, named, named_column, nearest, split
+from pipeline_sql.target_ledger import TargetLedger
+
+if TYPE_CHECKING:
+    from pipeline_sql.settings import SqlSettings
+
+
+@frozen
+class _Scratch:
+    """Uploaded rows: a temporary table of the session."""
+
+    fence: int
+    staged_key: str
+    side: Side
+    table: sa.TableClause
+    columns: Sequence[Column]
+
+
+class SqlConnector(Source, Target):
+    """One table; counts, extracts and loads. Opened by `SqlSettings.open`.
+
+    Scratch is a temporary table, so one session lasts from an upload to its publication; all else takes a connection
+    of its own for as long as it runs.
+    """
+
+    def __init__(self, settings: SqlSettings, engine: Engine) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._schema, self._name = split(settings.table)
+        self._place = f"{engine.place}, table {settings.table!r}"
+        self._form_checked = False
+        self._ledger_ready = False
+        self._samples: dict[str, object] = {}
+        self._session: sa.Connection | None = None
+        self._scratch: dict[tuple[str, Window], _Scratch] = {}
+        self._ledger = TargetLedger(self._schema, engine.fold(self._name), self._place)
+
+    def close(self) -> None:
+        """Drops scratch and closes every connection."""
+        self._scratch.clear()
+        try:
+            self._end_session()
+        finally:
+            self._engine.dispose()
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        url = self._engine.url
+        settings = self._settings
+        given = {
+            "technology": url.get_backend_name(),
+            "host": url.host,
+            "port": url.port,
+            "user": url.username,
+            "database": self._engine.database,
+            "table": settings.table,
+            "timestamp_column": settings.timestamp_column,
+            "timestamp_timezone": settings.timestamp_timezone,
+            "timestamp_unit": settings.timestamp_unit,
+        }
+        return {name: str(value) for name, value in given.items() if value is not None}
+
+    @property
+    def naive_timezone(self) -> str | None:
+        return self._settings.timestamp_timezone
+
+    # --- counting -----------------------------------------------------------------------------------------------------
+
+    def count(self, window: Window) -> int:
+        return self.count_many([window])[0]
+
+    def count_many(self, windows: Sequence[Window]) -> Sequence[int]:
+        with self._engine.reading() as connection, self._engine.limited(connection):
+            side = self._side_of(connection)
+            if side is None:
+                return [0] * len(windows)
+            self._check_form(connection, side)
+            ranges = [side.ranges(window) for window in windows]
+            counts = iter(
+                self._engine.count_ranges(
+                    connection,
+                    side.table,
+                    side.timestamp,
+                    [each for several in ranges for each in several],
+                    indexed=side.indexed,
+                )
+            )
+            return [sum(next(counts) for _ in several) for several in ranges]
+
+    def excluded(self) -> int:
+        with self._engine.reading() as connection, self._engine.limited(connection):
+            side = self._side_of(connection)
+            return 0 if side is None else self._excluded(connection, side)
+
+    def _excluded(self, connection: sa.Connection, side: Side) -> int:
+        value = named_column(side.timestamp.name)
+        low, high = side.timestamps.limits
+        if all(map(side.timestamps.check, self._ends(connection, side))):
+            # Between two well-formed ends nothing can hide: a value written otherwise lies in some window of the span.
+            outside = [value.is_(None), value < low, value >= high]
+            conditions = outside if side.indexed else [sa.or_(*outside)]
+        else:
+            conditions = [side.timestamps.strays(value)]
+        return sum(self._count_where(connection, side, condition) for condition in conditions)
+
+    def _count_where(self, connection: sa.Connection, side: Side, condition: sa.ColumnElement[bool]) -> int:
+        counted = sa.select(sa.func.count()).select_from(side.table.clause()).where(condition)
+        return int(connection.execute(counted).scalar_one())
+
+    def _check_form(self, connection: sa.Connection, side: Side) -> None:
+        """Raises SideError where the settings misread the column, as far as a cheap look at its values can tell."""
+        if not self._form_checked:
+            for value in self._ends(connection, side) if side.indexed else self._any(connection, side):
+                side.timestamps.check(value)
+            self._form_checked = True
+
+    def _ends(self, connection: sa.Connection, side: Side) -> list[Any]:
+        """The least and the greatest timestamp as stored; none where there is no row."""
+        value = named_column(side.timestamp.name)
+        queries = [self._inside(side).order_by(order) for order in (value, value.desc())]
+        return [end for query in queries for end in connection.execute(query).scalars()]
+
+    def _any(self, connection: sa.Connection, side: Side) -> list[Any]:
+        """Some timestamp as stored."""
+        return list(connection.execute(self._inside(side)).scalars())
+
+    def _inside(self, side: Side) -> sa.Select[Any]:
+        value = named_column(side.timestamp.name)
+        low, high = side.timestamps.limits
+        return sa.select(value).select_from(side.table.clause()).where(value >= low, value < high).limit(1)
+
+    # --- the table ----------------------------------------------------------------------------------------------------
+
+    def _side_of(self, connection: sa.Connection) -> Side | None:
+        """The table; None while it is missing and `create` is set. Raises SideError for any other misfit."""
+        engine, settings = self._engine, self._settings
+        table = engine.table(connection, self._schema, self._name)
+        if table is None:
+            if settings.create:
+                return None
+            raise SideError(
+                f"{self._place}: no such table ({nearest(self._name, engine.table_names(connection, self._schema))}); "
+                "correct its name, or set create = true on the target"
+            )
+        timestamp = _column(settings.timestamp_column, table, engine)
+        if timestamp is None:
+            raise SideError(
+                f"{self._place}: it has no timestamp column {settings.timestamp_column!r} "
+                f"({nearest(settings.timestamp_column, [c.name for c in table.columns])}); correct timestamp_column"
+            )
+        timestamps = engine.types.timestamps(
+            f"{self._place}, column {timestamp.name!r}", timestamp, settings.timestamp_timezone, settings.timestamp_unit
+        )
+        return Side(table, timestamp, timestamps, engine.indexed(connection, table, timestamp))
+
+    def problems(self) -> Iterable[Problem]:
+        try:
+            with self._engine.reading() as connection:
+                side = self._side_of(connection)
+                if side is not None:
+                    self._check_form(connection, side)
+                    yield from self._findings(connection, side)
+        except PipelineError as error:
+            what, _, remedy = str(error).rpartition("; ")
+            yield Problem(what, remedy)
+
+    def _findings(self, connection: sa.Connection, side: Side) -> Iterator[Problem]:
+        table, timestamp = side.table, side.timestamp
+        if not side.indexed:
+            what = "view" if table.view else "table"
+            yield Problem(
+                f"{self._place}: no index begins with {timestamp.name!r}, so each count reads the whole {what}",
+                "index that column in the table behind the view" if table.view else self._index_ddl(connection, side),
+            )
+        value = named_column(timestamp.name)
+        missing = self._count_where(connection, side, value.is_(None))
+        if missing:
+            yield Problem(
+                f"{self._place}: {missing} rows have no {timestamp.name!r} and belong to no window",
+                "fill the column, and declare it NOT NULL",
+            )
+        strays = self._count_where(connection, side, side.timestamps.strays(value)) - missing
+        if strays:
+            yield Problem(
+                f"{self._place}: {strays} rows hold a {timestamp.name!r} that is not well formed",
+                "correct them; docs/decisions/0003-sqlite-timestamps.md lists the accepted forms",
+            )
+
+    def _index_ddl(self, connection: sa.Connection, side: Side) -> str:
+        return str(sa.schema.CreateIndex(_index(side.table, side.timestamp)).compile(connection)).strip() + ";"
+
+    # --- extraction ---------------------------------------------------------------------------------------------------
+
+    def extract(self, request: ExtractRequest) -> Batches:
+        with self._engine.reading() as connection:
+            side = self._side_of(connection)
+            if side is None:
+                raise SideError(f"{self._place}: no such table; create = true makes a target's table, not a source's")
+            self._check_form(connection, side)
+            extraction = self._extraction(connection, side, request.exclude)
+            listed = [named_column(column.name) for column in extraction.columns]
+            query = sa.select(*listed).select_from(side.table.clause())
+            queries = [query.where(condition) for condition in side.conditions(request.window)]
+            with ExitStack() as results:
+                fetches = (results.enter_context(self._engine.fetching(connection, each)) for each in queries)
+                yield from extraction.batches(fetches, request.window, request.batch_rows)
+
+    def _extraction(self, connection: sa.Connection, side: Side, exclude: frozenset[str]) -> Extraction:
+        columns = self._wanted(side, exclude)
+        types = self._engine.types
+        arrow: dict[str, pa.DataType] = {}
+        for column in columns:
+            if column != side.timestamp:
+                sample = self._sample(connection, side, column) if types.needs_sample(column) else None
+                kind = types.arrow(column, sample)
+                if kind is None:
+                    raise SideError(
+                        f"{self._place}, column {column.name!r}: its declared type {column.declared!r} is not known; "
+                        "exclude the column, or declare a type that the database documents"
+                    )
+                arrow[column.name] = kind
+        return Extraction(self._place, columns, side.timestamp, side.timestamps, types, arrow)
+
+    def _wanted(self, side: Side, exclude: frozenset[str]) -> list[Column]:
+        excluded = set()
+        for name in sorted(exclude):
+            column = _column(name, side.table, self._engine)
+            if column is None:
+                known = [each.name for each in side.table.columns]
+                raise SideError(f"{self._place}: exclude names no column of it: {name!r} ({nearest(name, known)})")
+            if column == side.timestamp:
+                raise SideError(f"{self._place}: exclude names the timestamp column {name!r}, which every row needs")
+            excluded.add(column)
+        return [column for column in side.table.columns if column not in excluded]
+
+    def _sample(self, connection: sa.Connection, side: Side, column: Column) -> object:
+        """The column's first value that is not null. Kept, so that every window gets the same schema."""
+        if column.name not in self._samples:
+            value = named_column(column.name)
+            first = sa.select(value).select_from(side.table.clause()).where(value.is_not(None)).limit(1)
+            self._samples[column.name] = connection.execute(first).scalar()
+        return self._samples[column.name]
+
+    # --- upload -------------------------------------------------------------------------------------------------------
+
+    def upload(self, load: Load) -> None:
+        """Copies the staged rows into a temporary table; makes the ledger, and with `create` the table, where missing.
+
+        Raises PermanentError for a staged column or value that the table cannot hold, SideError for a table that no
+        row can be written to.
+        """
+        self.discard(load.claim)
+        with closing(_staged(load)) as batches:
+            first = next(batches, None)
+            if first is None:
+                raise PermanentError(f"{self._place}: found no staged batch at all, expected at least an empty one")
+            side, loading = self._prepare(first.schema, load)
+            self._fill(load, side, loading, chain([first], batches))
+
+    def _prepare(self, schema: pa.Schema, load: Load) -> tuple[Side, Loading]:
+        """The table, made if it is missing, and where each staged column goes. Nothing is locked afterwards."""
+        engine = self._engine
+        names = target_names(schema, load.columns, engine.fold, self._place)
+        with engine.reading() as connection:
+            side = self._side_of(connection)
+            self._ledger_ready = self._ledger_ready or self._ledger.ready(connection)
+        if side is not None and side.table.view:
+            raise SideError(f"{self._place}: it is a view, which no row can be written to; name the table behind it")
+        if side is None or not self._ledger_ready:
+            with engine.writing() as connection:
+                self._ledger.prepare(connection)
+                side = self._side_of(connection) or self._create(connection, schema, names)
+            self._ledger_ready = True
+        with engine.reading() as connection:
+            self._check_form(connection, side)
+        loading = plan(schema, names, side, engine, self._place)
+        return side, loading
+
+    def _create(self, connection: sa.Connection, schema: pa.Schema, names: Sequence[str]) -> Side:
+        """Makes the table for a staged schema, with an index on the timestamp column."""
+        engine, settings = self._engine, self._settings
+        timestamp = next((n for n in names if engine.fold(n) == engine.fold(settings.timestamp_column)), None)
+        if timestamp is None:
+            raise PermanentError(
+                f"{self._place}: no staged column becomes the timestamp column {settings.timestamp_column!r} "
+                f"({nearest(settings.timestamp_column, list(names))}); rename one under [columns]"
+            )
+        declared = engine.types.timestamp_declaration(settings.timestamp_timezone, settings.timestamp_unit)
+        columns = new_columns(schema, names, Column(timestamp, declared), engine, self._place)
+        preparer = connection.dialect.identifier_preparer
+        listed = ", ".join(f"{preparer.quote_identifier(column.name)} {column.declared}" for column in columns)
+        into = preparer.format_table(named(self._schema, self._name))
+        connection.exec_driver_sql(f"CREATE TABLE {into} ({listed})")
+        side = self._side_of(connection)
+        if side is None:
+            raise PermanentError(f"{self._place}: made the table, and cannot find it")
+        connection.execute(sa.schema.CreateIndex(_index(side.table, side.timestamp)))
+        return side
+
+    def _fill(self, load: Load, side: Side, loading: Loading, batches: Iterable[pa.RecordBatch]) -> None:
+        session = self._session = self._connect() if self._session is None else self._session
+        name = f"pipeline_scratch_{load.window.start_us}_{load.window.end_us}"
+        # The transaction touches temporary tables alone, so it locks nothing that others see.
+        with self._engine.transaction(session, writing=False):
+            table = self._engine.create_scratch(session, name, loading.columns)
+            for batch in batches:
+                for rows in loading.rows(batch, load.window):
+                    self._engine.insert_rows(session, table, loading.columns, rows)
+        self._scratch[load.claim.record.pipeline, load.window] = _Scratch(
+            load.claim.fence, load.staged.key, side, table, loading.columns
+        )
+
+    def _connect(self) -> sa.Connection:
+        with self._engine.translated():
+            return self._engine.sa.connect()
+
+    def discard(self, claim: Claim) -> None:
+        key = (claim.record.pipeline, claim.window)
+        scratch = self._scratch.get(key)
+        if scratch is None or scratch.fence > claim.fence or self._session is None:
+            return
+        with self._engine.transaction(self._session, writing=False):
+            into = self._session.dialect.identifier_preparer.format_table(scratch.table)
+            self._session.exec_driver_sql(f"DROP TABLE {into}")
+        del self._scratch[key]
+        if not self._scratch:
+            self._end_session()
+
+    def _end_session(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            with self._engine.translated():
+                session.close()
+
+    # --- publication --------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def transaction(self) -> Iterator[Publication]:
+        if self._session is None:
+            raise PermanentError(
+                f"{self._place}: nothing is uploaded in this session; upload, then publish in the same one"
+            )
+        with self._engine.transaction(self._session, writing=True):
+            yield _Publication(self._engine, self._session, self._ledger, self._scratch_of, self._place)
+
+    def published(self, load: Load) -> bool:
+        with self._engine.reading() as connection:
+            return self._ledger.holds(connection, load.claim)
+
+    def _scratch_of(self, load: Load) -> _Scratch:
+        """The uploaded rows of a load; PermanentError where there are none, or those of other staged files."""
+        scratch = self._scratch.get((load.claim.record.pipeline, load.window))
+        if scratch is None or scratch.staged_key != load.staged.key:
+            raise PermanentError(f"{self._place}: {load.staged.key!r} is not uploaded in this session; upload it first")
+        return scratch
+
+
+class _Publication(Publication):
+    """The verbs, in the session that holds the scratch. `guard` comes first, and says which scratch it is."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        connection: sa.Connection,
+        ledger: TargetLedger,
+        scratch_of: Callable[[Load], _Scratch],
+        place: str,
+    ) -> None:
+        self._engine = engine
+        self._connection = connection
+        self._ledger = ledger
+        self._scratch_of = scratch_of
+        self._place = place
+        self._side: Side | None = None
+
+    def guard(self, load: Load) -> None:
+        self._ledger.lock(self._connection)
+        change = enter(self._ledger.overlapping(self._connection, load.claim), load.claim, self._place)
+        self._ledger.apply(self._connection, change, self._engine.now_us(self._connection))
+        self._side = self._scratch_of(load).side
+
+    def delete(self, window: Window) -> int:
+        side = self._guarded
+        deletes = [sa.delete(side.table.clause()).where(each) for each in side.conditions(window)]
+        return sum(self._connection.execute(statement).rowcount for statement in deletes)
+
+    def insert(self, load: Load) -> None:
+        scratch = self._scratch_of(load)
+        names = [column.name for column in scratch.columns]
+        rows = sa.select(*map(named_column, names)).select_from(scratch.table)
+        into = self._guarded.table.clause(*names)
+        self._connection.execute(sa.insert(into).from_select(list(into.c), rows))
+
+    def count(self, window: Window) -> int:
+        side = self._guarded
+        return sum(
+            self._engine.count_ranges(
+                self._connection, side.table, side.timestamp, side.ranges(window), indexed=side.indexed
+            )
+        )
+
+    @property
+    def _guarded(self) -> Side:
+        if self._side is None:
+            raise PermanentError(f"{self._place}: a publication begins with guard; nothing was written")
+        return self._side
+
+
+def _column(name: str, table: Table, engine: Engine) -> Column | None:
+    return next((each for each in table.columns if engine.fold(each.name) == engine.fold(name)), None)
+
+
+def _index(table: Table, timestamp: Column) -> sa.Index:
+    name = f"ix_{table.name}_{timestamp.name}"
+    value: sa.Column[Any] = sa.Column(quoted_name(timestamp.name, quote=True))
+    sa.Table(quoted_name(table.name, quote=True), sa.MetaData(schema=table.schema), value)
+    return sa.Index(quoted_name(name, quote=True), value)
+
+
+def _staged(load: Load) -> Generator[pa.RecordBatch, None, None]:
+    """The staged rows, whichever library they come from; at least one batch, if only for the schema."""
+    with closing(load.read()) as staged:
+        for each in staged:
+            reader = pa.RecordBatchReader.from_stream(each)
+            batch = None
+            for batch in reader:
+                yield batch
+            if batch is None:
+                yield pa.RecordBatch.from_pylist([], schema=reader.schema)

@@ -1,0 +1,31 @@
+"""What differs between database engines. The store and the connector ask an `Engine` and never which one it is."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+from pipeline_core import ConfigError, Secret
+from pipeline_core.secrets import redact
+from pipeline_sql.engines.default import Engine
+from pipeline_sql.engines.sqlite import SqliteEngine
+
+_ENGINES: dict[str, type[Engine]] = {"sqlite": SqliteEngine}
+
+
+def open_engine(url: Secret, *, timeout_s: float) -> Engine:
+    """The engine of a database URL. Nothing is connected yet. Raises ConfigError for a URL that cannot be used."""
+    try:
+        parsed = sa.make_url(url.reveal())
+    except ArgumentError:
+        raise ConfigError("url: not a database URL; expected dialect+driver://user:password@host/database") from None
+    try:
+        return _ENGINES.get(parsed.get_backend_name(), Engine)(parsed, timeout_s=timeout_s)
+    except NoSuchModuleError:
+        raise ConfigError(
+            f"url: found the database {parsed.drivername!r}, which SQLAlchemy does not know; install its dialect"
+        ) from None
+    except ArgumentError as error:
+        raise ConfigError(f"url: {redact(str(error))}") from None
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"url: {parsed.drivername!r} needs the module {error.name!r}; install it") from None

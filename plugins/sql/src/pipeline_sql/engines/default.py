@@ -1,0 +1,185 @@
+"""Any SQLAlchemy dialect, by plain SQL alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+
+from pipeline_core import PermanentError, PipelineError, SideError, TransientError
+from pipeline_core.secrets import hide, redact
+from pipeline_sql.tables import Column, Range, Rows, Table, named, named_column
+
+if TYPE_CHECKING:  # the record store needs no Arrow
+    from pipeline_sql.types import Types
+
+
+class Engine:
+    """One database, and the ways of it that differ between engines."""
+
+    name = "default"
+
+    def __init__(self, url: sa.URL, *, timeout_s: float) -> None:
+        if url.password:
+            hide(url.password)
+        self.url = url
+        self.timeout_s = timeout_s
+        self.sa = self._create()
+
+    def _create(self) -> sa.Engine:
+        return sa.create_engine(self.url, hide_parameters=True)
+
+    def prepare_store(self) -> None:
+        """Called once, before the first connection, where the database is to hold the record store."""
+
+    def prepare_side(self, *, create: bool) -> None:
+        """Called once, before the first connection, where the database is a side of a pipeline.
+
+        Only where `create` is set may connecting make a database that is not there.
+        """
+
+    def dispose(self) -> None:
+        """Closes every pooled connection."""
+        self.sa.dispose()
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """A connection in one write transaction: commits on exit, rolls back on an exception. Errors are translated."""
+        with self.translated(), self.sa.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A connection for reading. Errors are translated."""
+        with self.translated(), self.sa.connect() as connection:
+            yield connection
+
+    def migrating(self) -> AbstractContextManager[sa.Connection]:
+        """A write transaction that one process at a time can hold: the lock under which the schema changes."""
+        return self.writing()
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turns the driver's errors into TransientError, SideError or PermanentError, without secrets."""
+        try:
+            yield
+        except (exc.SQLAlchemyError, self.sa.dialect.loaded_dbapi.Error) as error:
+            # Not "from error": the driver's own error may quote values, or the URL with its password.
+            raise self.translate(error) from None
+
+    def translate(self, error: Exception) -> PipelineError:
+        """What an error of SQLAlchemy or of the driver means to the core."""
+        text = redact(str(getattr(error, "orig", None) or error))
+        if isinstance(error, exc.TimeoutError):
+            return TransientError(f"{self.place}: no connection became free in the pool: {text}")
+        if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
+            return TransientError(f"{self.place}: {text}", side_down=True)
+        return PermanentError(f"{self.place}: {text}")
+
+    @property
+    def place(self) -> str:
+        """The database in messages: not its URL, which is a secret as a whole."""
+        parts = (self.url.host, self.url.database)
+        return f"{self.url.get_backend_name()} {'/'.join(part for part in parts if part)}"
+
+    def now_us(self, connection: sa.Connection) -> int:
+        """The database's clock, in microseconds UTC."""
+        del connection
+        return time.time_ns() // 1000
+
+    # --- the connector's half -----------------------------------------------------------------------------------------
+
+    @property
+    def database(self) -> str | None:
+        """The database's name, the same from wherever it is opened."""
+        return self.url.database
+
+    @property
+    def types(self) -> Types:
+        """What the database's types mean in Arrow. Raises SideError for an engine whose types are not known here."""
+        raise SideError(
+            f"{self.place}: the types of {self.url.get_backend_name()!r} are not known to this connector; "
+            "expected one of: sqlite"
+        )
+
+    @contextmanager
+    def transaction(self, connection: sa.Connection, *, writing: bool) -> Iterator[None]:
+        """One transaction on a connection that lives longer than it. `writing` takes the write lock at once."""
+        del writing
+        with self.translated(), connection.begin():
+            yield
+
+    @contextmanager
+    def limited(self, connection: sa.Connection) -> Iterator[None]:
+        """Ends a query that takes longer than the timeout, with a TransientError."""
+        del connection
+        yield
+
+    def fold(self, name: str) -> str:
+        """What two names of columns or tables have in common when the database takes them for the same."""
+        return name
+
+    def table(self, connection: sa.Connection, schema: str | None, name: str) -> Table | None:
+        """The table or view of that name; None where there is none."""
+        inspector = sa.inspect(connection)
+        view = name in inspector.get_view_names(schema)
+        if not view and not inspector.has_table(name, schema):
+            return None
+        columns = tuple(
+            Column(
+                found["name"],
+                str(found["type"]),
+                required=not found["nullable"] and found["default"] is None and found.get("autoincrement") is not True,
+                generated="computed" in found,
+            )
+            for found in inspector.get_columns(name, schema)
+        )
+        return Table(schema, name, columns, view)
+
+    def table_names(self, connection: sa.Connection, schema: str | None) -> list[str]:
+        """Tables and views, for messages."""
+        inspector = sa.inspect(connection)
+        return [*inspector.get_table_names(schema), *inspector.get_view_names(schema)]
+
+    def indexed(self, connection: sa.Connection, table: Table, column: Column) -> bool:
+        """Whether a range of the column can be found without reading the whole table."""
+        inspector = sa.inspect(connection)
+        keys: list[Sequence[str | None]] = [
+            inspector.get_pk_constraint(table.name, table.schema)["constrained_columns"]
+        ]
+        keys += [index["column_names"] for index in inspector.get_indexes(table.name, table.schema)]
+        return any(key[0] == column.name for key in keys if key)
+
+    def count_ranges(
+        self, connection: sa.Connection, table: Table, column: Column, ranges: Sequence[Range], *, indexed: bool
+    ) -> list[int]:
+        """The rows in each range `low <= value < high` of the column, in the order given."""
+        del indexed
+        value = named_column(column.name)
+        count = sa.select(sa.func.count()).select_from(table.clause())
+        return [int(connection.execute(count.where(value >= low, value < high)).scalar_one()) for low, high in ranges]
+
+    @contextmanager
+    def fetching(self, connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Callable[[int], Rows]]:
+        """Runs a query; yields what fetches its next rows, none of them before it is asked for."""
+        with closing(connection.execution_options(stream_results=True).execute(query)) as result:
+            yield result.fetchmany
+
+    def create_scratch(self, connection: sa.Connection, name: str, columns: Sequence[Column]) -> sa.TableClause:
+        """An empty temporary table with columns of those names, in the order given, seen by this session alone."""
+        quote = connection.dialect.identifier_preparer.quote_identifier
+        listed = ", ".join(f"{quote(column.name)} {column.declared}" for column in columns)
+        connection.exec_driver_sql(f"CREATE TEMPORARY TABLE {quote(name)} ({listed})")
+        return named(None, name)
+
+    def insert_rows(
+        self, connection: sa.Connection, scratch: sa.TableClause, columns: Sequence[Column], rows: Rows
+    ) -> None:
+        """Inserts many rows of driver values."""
+        names = [column.name for column in columns]
+        into = sa.insert(named(scratch.schema, scratch.name, *names))
+        connection.execute(into, [dict(zip(names, row, strict=True)) for row in rows])

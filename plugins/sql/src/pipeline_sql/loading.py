@@ -1,0 +1,146 @@
+"""What becomes of each staged column in the target: its name, its type, its values. No statement runs here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+from attrs import frozen
+from pyarrow import types as pt
+
+from pipeline_core import PermanentError, Window
+from pipeline_sql.engines.default import Engine
+from pipeline_sql.extraction import checked
+from pipeline_sql.side import Side
+from pipeline_sql.tables import Column, Rows, Table, nearest
+from pipeline_sql.timestamps import Timestamps, truncated
+from pipeline_sql.types import MISFIT, Types
+
+# Python objects are many times as large as the same values in Arrow: only few rows are both at one time.
+_WRITTEN_ROWS = 2_000
+Fold = Callable[[str], str]
+
+
+def target_names(schema: pa.Schema, renames: Mapping[str, str], fold: Fold, place: str) -> list[str]:
+    """The target's name for each staged column, in order. Raises PermanentError for a rename of nothing, or a clash."""
+    for source in renames:
+        if source not in schema.names:
+            raise PermanentError(
+                f"{place}: [columns] renames {source!r}, but the staged rows hold no such column "
+                f"({nearest(source, schema.names)}); correct the name"
+            )
+    names = [renames.get(name, name) for name in schema.names]
+    taken: dict[str, str] = {}
+    for source, name in zip(schema.names, names, strict=True):
+        if fold(name) in taken:
+            raise PermanentError(
+                f"{place}: the staged columns {taken[fold(name)]!r} and {source!r} would both become {name!r}; "
+                "rename one under [columns], or exclude it at the source"
+            )
+        taken[fold(name)] = source
+    return names
+
+
+def new_columns(schema: pa.Schema, names: Sequence[str], timestamp: Column, engine: Engine, place: str) -> list[Column]:
+    """The columns of a table to be made for a staged schema; `timestamp` is declared by the settings, not by Arrow."""
+    columns = []
+    for field, name in zip(schema, names, strict=True):
+        declaration = timestamp.declared if name == timestamp.name else engine.types.declaration(field.type)
+        if declaration is None:
+            raise PermanentError(
+                f"{place}: column {name!r}: no type of the target keeps what the staged {field.type} means; "
+                "exclude it at the source, or make the table yourself"
+            )
+        columns.append(Column(name, declaration))
+    return columns
+
+
+@frozen
+class Loading:
+    """How staged batches become rows of the target: `columns[i]` takes the `i`-th staged column."""
+
+    place: str
+    schema: pa.Schema
+    columns: Sequence[Column]
+    timestamp: Column
+    timestamps: Timestamps
+    types: Types
+
+    def rows(self, batch: pa.RecordBatch, window: Window) -> Iterator[Rows]:
+        """Driver values, a few rows at a time. Raises PermanentError for a value that would not survive."""
+        if batch.schema.names != self.schema.names or batch.schema.types != self.schema.types:
+            raise PermanentError(
+                f"{self.place}: found a staged batch whose columns differ from the first one's; expected one schema a "
+                "window: extract it again"
+            )
+        for at in range(0, len(batch), _WRITTEN_ROWS):
+            some = batch.slice(at, _WRITTEN_ROWS).columns
+            values = [self._values(array, column, window) for array, column in zip(some, self.columns, strict=True)]
+            yield list(zip(*values, strict=True))
+
+    def _values(self, array: pa.Array, column: Column, window: Window) -> list[Any]:
+        place = f"{self.place}, column {column.name!r}"
+        if column == self.timestamp:
+            return self.timestamps.encode(checked(truncated(array), window, place))
+        try:
+            return self.types.write(array, column)
+        except MISFIT as error:
+            raise PermanentError(
+                f"{place}: a staged value of type {array.type} does not survive in a column declared "
+                f"{column.declared or 'without a type'} ({type(error).__name__}: {_cause(error)}); "
+                "declare the column wider, or exclude it at the source"
+            ) from None
+
+
+def plan(schema: pa.Schema, names: Sequence[str], side: Side, engine: Engine, place: str) -> Loading:
+    """Matches staged columns with a table's. Raises PermanentError for one that has no place, or cannot be held."""
+    table, timestamp = side.table, side.timestamp
+    known = {engine.fold(column.name): column for column in table.columns}
+    columns = [_matched(name, known.get(engine.fold(name)), table, place) for name in names]
+    if timestamp not in columns:
+        raise PermanentError(
+            f"{place}: no staged column becomes its timestamp column {timestamp.name!r} "
+            f"({nearest(timestamp.name, list(names))}); rename one under [columns]"
+        )
+    unfilled = [column.name for column in table.columns if column.required and column not in columns]
+    if unfilled:
+        raise PermanentError(
+            f"{place}: the columns {unfilled} are NOT NULL without a default, and no staged column fills them; "
+            "rename one under [columns], give them a default, or allow NULL"
+        )
+    for field, column in zip(schema, columns, strict=True):
+        if column == timestamp:
+            _check_timestamp(field, column, place)
+        elif not engine.types.accepts(column, field.type):
+            raise PermanentError(
+                f"{place}: column {column.name!r} is declared {column.declared or 'without a type'} and cannot hold "
+                f"the staged {field.type}; change the column's type, or exclude it at the source"
+            )
+    return Loading(place, schema, columns, timestamp, side.timestamps, engine.types)
+
+
+def _matched(name: str, column: Column | None, table: Table, place: str) -> Column:
+    if column is None:
+        raise PermanentError(
+            f"{place}: it has no column for the staged {name!r} ({nearest(name, [c.name for c in table.columns])}); "
+            "add the column, rename it under [columns], or exclude it at the source"
+        )
+    if column.generated:
+        raise PermanentError(
+            f"{place}: column {column.name!r} is generated; exclude {name!r} at the source, or rename it"
+        )
+    return column
+
+
+def _check_timestamp(field: pa.Field, column: Column, place: str) -> None:
+    if not (pt.is_timestamp(field.type) and field.type.tz):
+        raise PermanentError(
+            f"{place}: column {column.name!r} is the timestamp column, and the staged {field.name!r} is {field.type}; "
+            "expected a timestamp with a zone: rename the source's timestamp column to it under [columns]"
+        )
+
+
+def _cause(error: BaseException) -> str:
+    # Arrow's messages quote the value.
+    return str(error) if type(error) is ValueError else "out of range"

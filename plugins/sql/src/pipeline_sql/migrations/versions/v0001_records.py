@@ -1,0 +1,64 @@
+"""Records, events and the fence."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+
+# A migration is history: it repeats the types of its time, and imports nothing that may change.
+MARIADB = ("mysql", "mariadb")
+ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+TEXT = sa.Text().with_variant(sa.Text(2**24 - 1, collation="utf8mb4_bin"), *MARIADB)
+
+
+def name(length: int) -> sa.types.TypeEngine[str]:
+    return sa.String(length).with_variant(sa.String(length, collation="utf8mb4_bin"), *MARIADB)
+
+
+def upgrade() -> None:
+    op.create_table(
+        "pipeline_core_records",
+        sa.Column("id", ID, primary_key=True),
+        sa.Column("pipeline", name(255), nullable=False),
+        sa.Column("start_us", sa.BigInteger, nullable=False),
+        sa.Column("end_us", sa.BigInteger, nullable=False),
+        sa.Column("live", sa.SmallInteger),
+        sa.Column("status", name(16), nullable=False),
+        sa.Column("outcome", name(32)),
+        sa.Column("reason", TEXT, nullable=False),
+        sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("crashes", sa.Integer, nullable=False),
+        sa.Column("due_us", sa.BigInteger, nullable=False),
+        sa.Column("fence", sa.BigInteger, nullable=False),
+        sa.Column("claim_id", name(64)),
+        sa.Column("owner", name(255)),
+        sa.Column("identity", TEXT, nullable=False),
+        sa.Column("fields", TEXT, nullable=False),
+        sa.Column("evidence", TEXT, nullable=False),
+        sa.Column("updated_us", sa.BigInteger, nullable=False),
+        sa.CheckConstraint("end_us > start_us", name="ck_pipeline_core_records_span"),
+        sa.UniqueConstraint("pipeline", "live", "start_us", name="uq_pipeline_core_records_live"),
+    )
+    op.create_index(
+        "ix_pipeline_core_records_claim",
+        "pipeline_core_records",
+        ["pipeline", "status", "due_us", "start_us", "end_us"],
+    )
+    op.create_table(
+        "pipeline_core_events",
+        sa.Column("id", ID, primary_key=True),
+        sa.Column("at_us", sa.BigInteger, nullable=False),
+        sa.Column("pipeline", name(255), nullable=False),
+        sa.Column("start_us", sa.BigInteger),
+        sa.Column("end_us", sa.BigInteger),
+        sa.Column("step", name(32), nullable=False),
+        sa.Column("fields", TEXT, nullable=False),
+    )
+    op.create_index("ix_pipeline_core_events_time", "pipeline_core_events", ["pipeline", "at_us", "id"])
+    fence = op.create_table(
+        "pipeline_core_fence",
+        sa.Column("id", sa.SmallInteger, primary_key=True, autoincrement=False),
+        sa.Column("last", sa.BigInteger, nullable=False),
+    )
+    op.bulk_insert(fence, [{"id": 1, "last": 0}])

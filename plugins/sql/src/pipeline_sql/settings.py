@@ -1,0 +1,74 @@
+"""The configuration sections of this plugin. No driver and no SQLAlchemy here: they load when a section is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from attrs import field, frozen, validators
+
+from pipeline_core import Context, RecordStore, Secret
+from pipeline_core.zones import zone
+
+if TYPE_CHECKING:
+    from pipeline_sql.connector import SqlConnector
+
+
+def _is_zone(instance: object, attribute: Any, value: str) -> None:
+    del instance, attribute
+    zone(value)
+
+
+@frozen
+class SqlStoreSettings:
+    """Records in a SQL database, such as `sqlite:///.pipeline-core/records.db`.
+
+    `timeout_s` is how many seconds a lock of another process is waited for.
+    """
+
+    url: Secret
+    timeout_s: float = field(default=30.0, validator=validators.gt(0))
+
+    @contextmanager
+    def open(self, context: Context, /) -> Iterator[RecordStore]:
+        """The record store; makes or updates its tables. Raises SideError where the database cannot be used."""
+        from pipeline_sql.engines import open_engine  # noqa: PLC0415 - loads SQLAlchemy
+        from pipeline_sql.store import opened  # noqa: PLC0415
+
+        del context
+        with opened(open_engine(self.url, timeout_s=self.timeout_s)) as store:
+            yield store
+
+
+@frozen
+class SqlSettings:
+    """A table of a SQL database, as source or target.
+
+    `table` is `schema.table` or `table`; a name that holds a dot itself needs its schema. `timestamp_timezone` is the
+    zone that bare local times are meant in, required where the timestamp column carries none. `timestamp_unit` says
+    what a column of numbers counts since 1970. With `create` a missing target table is made from the staged rows.
+    `timeout_s` limits, in seconds, a count and the wait for a lock.
+    """
+
+    url: Secret
+    table: str = field(validator=validators.min_len(1))
+    timestamp_column: str = field(validator=validators.min_len(1))
+    timestamp_timezone: str | None = field(default=None, validator=validators.optional(_is_zone))
+    timestamp_unit: Literal["s", "ms", "us"] | None = field(
+        default=None, validator=validators.optional(validators.in_(("s", "ms", "us")))
+    )
+    create: bool = False
+    timeout_s: float = field(default=300.0, validator=validators.gt(0))
+
+    @contextmanager
+    def open(self, context: Context, /) -> Iterator[SqlConnector]:
+        """The side; nothing is connected before it is used. Raises ConfigError for a URL that cannot be read."""
+        from pipeline_sql.connector import SqlConnector  # noqa: PLC0415 - loads Arrow and SQLAlchemy
+        from pipeline_sql.engines import open_engine  # noqa: PLC0415
+
+        del context
+        engine = open_engine(self.url, timeout_s=self.timeout_s)
+        engine.prepare_side(create=self.create)
+        with closing(SqlConnector(self, engine)) as connector:
+            yield connector

@@ -1,0 +1,551 @@
+"""The record store on SQLAlchemy Core. What differs between engines is in `pipeline_sql.engines`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import sqlalchemy as sa
+from attrs import evolve
+
+from pipeline_core import (
+    Addition,
+    Change,
+    Claim,
+    ClaimLostError,
+    ClaimRequest,
+    Event,
+    Outcome,
+    Record,
+    RecordError,
+    RecordStore,
+    Removal,
+    Span,
+    Status,
+    Verdict,
+    Window,
+)
+from pipeline_core.record import transition
+from pipeline_core.window import MIN_US, iso
+from pipeline_sql.engines.default import Engine
+from pipeline_sql.migrations import migrate
+from pipeline_sql.prepared import Prepared, Row
+from pipeline_sql.schema import events, fence, records
+
+_EVENTS_A_PAGE = 10_000
+_STARTS_A_QUERY = 500  # well below what any engine takes
+_MOST_DOUBLINGS = 20  # of a crash's backoff: 10 s have become four months by then, and no integer overflows
+
+_live = (records.c.pipeline == sa.bindparam("pipeline")) & (records.c.live == 1)
+
+_LIVE_AT = Prepared(sa.select(records).where(_live, records.c.start_us == sa.bindparam("start_us")).with_for_update())
+_LIVE_AT_ANY = (
+    sa.select(records).where(_live, records.c.start_us.in_(sa.bindparam("starts", expanding=True))).with_for_update()
+)
+_LIVE_BEFORE = (
+    sa.select(records.c.start_us, records.c.end_us)
+    .where(_live, records.c.start_us < sa.bindparam("first_us"))
+    .order_by(records.c.start_us.desc())
+    .limit(1)
+)
+_LIVE_BETWEEN = (
+    sa.select(records.c.start_us, records.c.end_us)
+    .where(_live, records.c.start_us >= sa.bindparam("first_us"), records.c.start_us < sa.bindparam("last_us"))
+    .order_by(records.c.start_us)
+)
+_SPANS = sa.select(*(records.c[name] for name in Span._fields)).where(_live).order_by(records.c.start_us)
+
+_of_request = (
+    (records.c.pipeline == sa.bindparam("pipeline"))
+    & (records.c.start_us >= sa.bindparam("first_us"))
+    & (records.c.start_us < sa.bindparam("last_us"))
+    & (records.c.end_us <= sa.bindparam("stable_us"))
+)
+_OLDEST_READY = Prepared(
+    sa.select(records)
+    .where(_of_request, records.c.status == Status.PENDING, records.c.due_us == 0)
+    .order_by(records.c.start_us)
+    .limit(sa.bindparam("limit"))
+    .with_for_update(skip_locked=True)
+)
+_is_running = records.c.status == Status.RUNNING
+_of_owners = records.c.owner.in_(sa.bindparam("owners", expanding=True))
+_lapsed = records.c.due_us <= sa.bindparam("now_us")
+_RUNNING = sa.select(records).where(records.c.pipeline == sa.bindparam("pipeline"), _is_running)
+_LAPSED = Prepared(_RUNNING.where(_lapsed).with_for_update(skip_locked=True))
+_LAPSED_OR_DEAD = _RUNNING.where(_lapsed | _of_owners).with_for_update(skip_locked=True)
+_DEAD = sa.select(records.c.id).where(_of_request, _is_running, _of_owners).limit(1)
+
+
+def _first_due(status: Status) -> sa.ScalarSelect[int]:
+    waiting = sa.select(records.c.due_us).where(_of_request, records.c.status == status, records.c.due_us > 0)
+    return waiting.order_by(records.c.due_us).limit(1).scalar_subquery()
+
+
+_READY = (
+    sa.select(records.c.due_us).where(_of_request, records.c.status == Status.PENDING, records.c.due_us == 0).limit(1)
+)
+_DUE = sa.select(_READY.scalar_subquery(), _first_due(Status.PENDING), _first_due(Status.RUNNING))
+_END_BACKOFFS = Prepared(
+    sa.update(records)
+    .where(
+        records.c.pipeline == sa.bindparam("of_pipeline"),
+        records.c.status == Status.PENDING,
+        records.c.due_us > 0,
+        records.c.due_us <= sa.bindparam("now_us"),
+    )
+    .values(due_us=0)
+)
+_UPDATE = Prepared(sa.update(records).where(records.c.id == sa.bindparam("row_id")))
+_INSERT = Prepared(sa.insert(records))
+_LOG = Prepared(sa.insert(events))
+
+# The fences `max(last + 1, now)` and the `count - 1` that follow it.
+_TAKE_FENCES = Prepared(
+    sa.update(fence)
+    .where(fence.c.id == 1)
+    .values(
+        last=sa.case(
+            (fence.c.last >= sa.bindparam("now_us"), fence.c.last + sa.bindparam("count")),
+            else_=sa.bindparam("now_us") + sa.bindparam("count") - 1,
+        )
+    )
+)
+_LAST_FENCE = Prepared(sa.select(fence.c.last).where(fence.c.id == 1))
+
+
+@contextmanager
+def opened(engine: Engine) -> Iterator[SqlRecordStore]:
+    """The store in the engine's database, its tables made or updated; closes every connection on the way out."""
+    engine.prepare_store()
+    try:
+        migrate(engine)
+        yield SqlRecordStore(engine)
+    finally:
+        engine.dispose()
+
+
+class SqlRecordStore(RecordStore):
+    """Records in a SQL database. Threads share one object, and processes one database."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def now_us(self) -> int:
+        with self._engine.reading() as connection:
+            return self._engine.now_us(connection)
+
+    def spans(self, pipeline: str) -> Sequence[Span]:
+        status_of = {str(status): status for status in Status}
+        parse = lru_cache(maxsize=None)(_fields)
+        same: dict[str, str] = {}  # a million rows share a few identities: one object each, not one a row
+        with self._engine.reading() as connection:
+            rows = connection.execute(_SPANS, {"pipeline": pipeline})
+            return [
+                Span(start, end, status_of[status], fence, attempts, same.setdefault(identity, identity), parse(text))
+                for start, end, status, fence, attempts, identity, text in rows
+            ]
+
+    def records(
+        self, pipeline: str, *status: Status, within: Window | None = None, limit: int | None = None
+    ) -> Sequence[Record]:
+        query = sa.select(records).where(records.c.pipeline == pipeline)
+        query = query.where(records.c.status.in_(status)) if status else query.where(records.c.live == 1)
+        if within is not None:
+            query = query.where(records.c.start_us >= within.start_us, records.c.start_us < within.end_us)
+        query = query.order_by(records.c.start_us, records.c.id).limit(limit)
+        with self._engine.reading() as connection:
+            return [_record(row) for row in _rows(connection, query)]
+
+    def events(self, pipeline: str, since_us: int = 0, window: Window | None = None) -> Iterable[Event]:
+        order = (events.c.at_us, events.c.id)
+        query = sa.select(events).where(events.c.pipeline == pipeline).order_by(*order).limit(_EVENTS_A_PAGE)
+        if window is not None:
+            query = query.where(events.c.start_us < window.end_us, events.c.end_us > window.start_us)
+        last = (since_us, 0)
+        while True:
+            with self._engine.reading() as connection:
+                rows = connection.execute(query.where(sa.tuple_(*order) > last)).all()
+            for row in rows:
+                span = None if row.start_us is None else Window.from_us(row.start_us, row.end_us)
+                yield Event(row.at_us, row.pipeline, span, row.step, json.loads(row.fields))
+            if len(rows) < _EVENTS_A_PAGE:
+                return
+            last = (rows[-1].at_us, rows[-1].id)
+
+    def next_claim_us(self, request: ClaimRequest) -> int | None:
+        with self._engine.reading() as connection:
+            bounds = _bounds(request)
+            if request.dead_owners and connection.execute(_DEAD, {**bounds, "owners": [*request.dead_owners]}).first():
+                return self._engine.now_us(connection)
+            due = [due_us for due_us in connection.execute(_DUE, bounds).one() if due_us is not None]
+            return min(due, default=None)
+
+    def apply(self, change: Change) -> Change:
+        with self._engine.writing() as connection:
+            now_us = self._engine.now_us(connection)
+            removed = _supersede(connection, change, now_us)
+            added = _add(connection, change, now_us)
+            if removed or added:
+                _LOG.run(connection, [_planned(change, removed, added, now_us)])
+        return evolve(change, remove=tuple(removed), add=tuple(added))
+
+    def claim(self, request: ClaimRequest) -> Sequence[Claim]:
+        with self._engine.writing() as connection:
+            now_us = self._engine.now_us(connection)
+            _expire(connection, request, now_us)
+            _END_BACKOFFS.run(connection, [{"of_pipeline": request.pipeline, "now_us": now_us}])
+            ready = _OLDEST_READY.rows(connection, {**_bounds(request), "limit": request.limit})
+            return _hold(connection, ready, request, now_us) if ready else []
+
+    def resume(self, claim: Claim, lease_s: float) -> Claim:
+        with self._engine.writing() as connection:
+            now_us = self._engine.now_us(connection)
+            row = _held(connection, claim)
+            if row["status"] in (Status.DONE, Status.QUARANTINED):
+                return Claim(claim.id, _record(row), row["fence"])
+            (fence_now,) = _fences(connection, now_us, 1)
+            # Another process may resume than the one that claimed, so only the lease can tell of its death.
+            values = {"status": Status.RUNNING, "fence": fence_now, "owner": None, "due_us": now_us + _us(lease_s)}
+            told = {"reason": "resumed", "fence": fence_now, "claim": claim.id}
+            (row,) = _move(connection, "resumed", [_Move(row, values, told)], now_us)
+            return Claim(claim.id, _record(row), fence_now)
+
+    def renew(self, claim: Claim, lease_s: float) -> None:
+        with self._engine.writing() as connection:
+            now_us = self._engine.now_us(connection)
+            row = _running_under(connection, claim)
+            _UPDATE.run(connection, [{"row_id": row["id"], "due_us": now_us + _us(lease_s), "updated_us": now_us}])
+
+    def settle(self, claim: Claim, verdict: Verdict) -> Record:
+        if verdict.status is Status.RUNNING:
+            raise RecordError(f"window {claim.window}: a verdict ends its claim, so its status cannot be running")
+        with self._engine.writing() as connection:
+            now_us = self._engine.now_us(connection)
+            move = _settlement(_running_under(connection, claim), verdict, now_us)
+            (row,) = _move(connection, "settled", [move], now_us)
+            return _record(row)
+
+
+# --- transitions ------------------------------------------------------------------------------------------------------
+
+
+class _Move(NamedTuple):
+    """A transition: the row as it is, the columns that change (the status among them), and what the event tells."""
+
+    row: Row
+    values: Mapping[str, Any]
+    told: Mapping[str, Any]
+
+
+def _move(connection: sa.Connection, step: str, moves: Sequence[_Move], now_us: int) -> list[Row]:
+    """Makes each transition and appends its event; returns the rows as they are now. All change the same columns."""
+    updates, after, log = [], [], []
+    for row, values, told in moves:
+        status = transition(Status(row["status"]), values["status"])
+        updates.append({"row_id": row["id"], "updated_us": now_us, **values})
+        after.append({**row, "updated_us": now_us, **values})
+        log.append(_event(row, step, now_us, {"status": status, "was": row["status"], **told}))
+    _UPDATE.run(connection, updates)
+    _LOG.run(connection, log)
+    return after
+
+
+def _event(row: Row, step: str, now_us: int, fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "at_us": now_us,
+        "pipeline": row["pipeline"],
+        "start_us": row["start_us"],
+        "end_us": row["end_us"],
+        "step": step,
+        "fields": _json(fields, f"event {step}"),
+    }
+
+
+def _fences(connection: sa.Connection, now_us: int, count: int) -> range:
+    """The next `count` fences. The update locks the row, so the later read sees this transaction's own number."""
+    _TAKE_FENCES.run(connection, [{"now_us": now_us, "count": count}])
+    last: int = _LAST_FENCE.rows(connection, {})[0]["last"]
+    return range(last - count + 1, last + 1)
+
+
+def _hold(connection: sa.Connection, ready: Sequence[Row], request: ClaimRequest, now_us: int) -> list[Claim]:
+    moves = []
+    for row, number in zip(ready, _fences(connection, now_us, len(ready)), strict=True):
+        held = {"fence": number, "claim_id": uuid4().hex, "owner": request.owner}
+        values = {"status": Status.RUNNING, "due_us": now_us + _us(request.lease_s), **held}
+        told = {"reason": "claimed", "fence": number, "claim": held["claim_id"], "owner": request.owner}
+        moves.append(_Move(row, values, told))
+    return [Claim(row["claim_id"], _record(row), row["fence"]) for row in _move(connection, "claimed", moves, now_us)]
+
+
+def _expire(connection: sa.Connection, request: ClaimRequest, now_us: int) -> None:
+    """Takes back the leases that ran out, and those of dead owners: each is one crash of its window."""
+    values: dict[str, Any] = {"pipeline": request.pipeline, "now_us": now_us}
+    if request.dead_owners:
+        rows = _rows(connection, _LAPSED_OR_DEAD, {**values, "owners": [*request.dead_owners]})
+    else:
+        rows = _LAPSED.rows(connection, values)
+    moves = [_crash(row, request, now_us) for row in rows]
+    if moves:
+        _move(connection, "expired", moves, now_us)
+
+
+def _crash(row: Row, request: ClaimRequest, now_us: int) -> _Move:
+    crashes = row["crashes"] + 1
+    gone = f"its worker ({row['owner']}) died" if row["owner"] in request.dead_owners else "its lease ran out"
+    reason = f"{gone}: crash {crashes} of {request.max_crashes}"
+    due_us = 0
+    if crashes >= request.max_crashes:
+        status = Status.QUARANTINED
+    else:
+        status = Status.PENDING
+        if crashes > 1:
+            due_us = now_us + _us(request.crash_backoff_s * 2 ** min(crashes - 2, _MOST_DOUBLINGS))
+    # The claim's id stays: until someone else claims, its worker may still resume.
+    values = {"status": status, "reason": reason, "crashes": crashes, "due_us": due_us, "owner": None}
+    return _Move(row, values, {"reason": reason, "crashes": crashes, "fence": row["fence"], "owner": row["owner"]})
+
+
+def _settlement(row: Row, verdict: Verdict, now_us: int) -> _Move:
+    again = verdict.status is Status.PENDING
+    reason = _storable(verdict.reason)
+    attempts = row["attempts"] + verdict.attempt
+    values = {
+        "status": verdict.status,
+        "outcome": verdict.outcome,
+        "reason": reason,
+        "attempts": attempts,
+        "crashes": 0 if verdict.status is Status.DONE else row["crashes"],
+        "due_us": now_us + _us(verdict.wait_s) if again and verdict.wait_s > 0 else 0,
+        "claim_id": None if again else row["claim_id"],
+        "owner": None,
+        "identity": _storable(verdict.identity),
+        "evidence": _json(verdict.evidence, f"window {_window(row)}: the evidence"),
+    }
+    told = {
+        "reason": reason,
+        "outcome": verdict.outcome,
+        "attempts": attempts,
+        "fence": row["fence"],
+        "evidence": verdict.evidence,
+    }
+    return _Move(row, values, told)
+
+
+# --- who holds a claim ------------------------------------------------------------------------------------------------
+
+
+def _held(connection: sa.Connection, claim: Claim) -> Row:
+    """The row that still carries the claim's id, whatever its status; ClaimLostError otherwise."""
+    rows = _LIVE_AT.rows(connection, {"pipeline": claim.record.pipeline, "start_us": claim.window.start_us})
+    row = rows[0] if rows else None
+    if row is None or row["end_us"] != claim.window.end_us:
+        raise _lost(claim, "the record was superseded")
+    if row["claim_id"] is None:
+        raise _lost(claim, f"it was given back, and is {row['status']} now: {row['reason']}")
+    if row["claim_id"] != claim.id:
+        raise _lost(claim, f"another worker claimed it, under fence {row['fence']}")
+    return row
+
+
+def _running_under(connection: sa.Connection, claim: Claim) -> Row:
+    """The running row of the claim, under this very fence; ClaimLostError otherwise."""
+    row = _held(connection, claim)
+    if row["fence"] != claim.fence:
+        raise _lost(claim, f"the claim was resumed elsewhere, under fence {row['fence']}")
+    if row["status"] != Status.RUNNING:
+        raise _lost(claim, f"it is {row['status']} now: {row['reason']}")
+    return row
+
+
+def _lost(claim: Claim, why: str) -> ClaimLostError:
+    return ClaimLostError(
+        f"window {claim.window} of pipeline {claim.record.pipeline!r}: "
+        f"the claim under fence {claim.fence} is lost: {why}"
+    )
+
+
+# --- applying a change ------------------------------------------------------------------------------------------------
+
+
+def _supersede(connection: sa.Connection, change: Change, now_us: int) -> list[Removal]:
+    """Supersedes what the change removes, as far as it still is what was planned on."""
+    text = _json(change.fields, "fields")
+    wanted = set(change.add)
+    moves, removed = [], []
+    for page in _pages(change.remove):
+        starts = [removal.start_us for removal in page]
+        found = _rows(connection, _LIVE_AT_ANY, {"pipeline": change.pipeline, "starts": starts})
+        live = {row["start_us"]: row for row in found}
+        for removal in page:
+            row = live.get(removal.start_us)
+            if row is None or (row["end_us"], row["fence"]) != (removal.end_us, removal.fence):
+                continue
+            if row["status"] == Status.RUNNING or _is_wanted(row, wanted, text):
+                continue
+            del live[removal.start_us]
+            removed.append(removal)
+            reason = _storable(removal.reason)
+            values = {"status": Status.SUPERSEDED, "live": None, "reason": reason, "due_us": 0}
+            moves.append(_Move(row, values, {"reason": reason}))
+    if moves:
+        _move(connection, "superseded", moves, now_us)
+    return removed
+
+
+def _is_wanted(row: Row, wanted: set[Addition], text: str) -> bool:
+    """Whether the row is just what the change would put in its place: then the change was applied before."""
+    return (
+        row["status"] == Status.PENDING
+        and row["fence"] == 0
+        and row["fields"] == text
+        and Addition(row["start_us"], row["end_us"], row["attempts"]) in wanted
+    )
+
+
+def _add(connection: sa.Connection, change: Change, now_us: int) -> list[Addition]:
+    """Adds pending records where no live one is in the way."""
+    if not change.add:
+        return []
+    added = _free(sorted(change.add), _in_the_way(connection, change))
+    if added:
+        same = {
+            "pipeline": change.pipeline,
+            "live": 1,
+            "status": Status.PENDING,
+            "reason": _storable(change.reason),
+            "crashes": 0,
+            "due_us": 0,
+            "fence": 0,
+            "identity": "",
+            "fields": _json(change.fields, "fields"),
+            "evidence": "{}",
+            "updated_us": now_us,
+        }
+        _INSERT.run(connection, [{**same, **addition._asdict()} for addition in added])
+    return added
+
+
+def _in_the_way(connection: sa.Connection, change: Change) -> list[tuple[int, int]]:
+    """The live spans that the additions may overlap, in order. Live spans are apart, so one at most reaches in."""
+    first_us = min(addition.start_us for addition in change.add)
+    last_us = max(addition.end_us for addition in change.add)
+    before = connection.execute(_LIVE_BEFORE, {"pipeline": change.pipeline, "first_us": first_us})
+    between = connection.execute(_LIVE_BETWEEN, {"pipeline": change.pipeline, "first_us": first_us, "last_us": last_us})
+    return [(start_us, end_us) for found in (before, between) for start_us, end_us in found]
+
+
+def _free(additions: Sequence[Addition], taken: Sequence[tuple[int, int]]) -> list[Addition]:
+    """The additions that overlap no taken span and no earlier addition. Both come in order of time."""
+    free: list[Addition] = []
+    at, count, reach = 0, len(taken), MIN_US
+    for addition in additions:
+        Window.from_us(addition.start_us, addition.end_us)  # raises where it is none
+        while at < count and taken[at][1] <= addition.start_us:
+            at += 1
+        if addition.start_us >= reach and (at == count or taken[at][0] >= addition.end_us):
+            free.append(addition)
+            reach = addition.end_us
+    return free
+
+
+def _planned(change: Change, removed: Sequence[Removal], added: Sequence[Addition], now_us: int) -> dict[str, Any]:
+    spans = [(span.start_us, span.end_us) for part in (removed, added) for span in part]
+    told = {
+        "reason": change.reason,
+        "superseded": len(removed),
+        "added": len(added),
+        "from": iso(min(start_us for start_us, _ in spans)),
+        "to": iso(max(end_us for _, end_us in spans)),
+    }
+    run = {"pipeline": change.pipeline, "start_us": None, "end_us": None}
+    return _event(run, "planned", now_us, told)
+
+
+def _pages(removals: Sequence[Removal]) -> Iterator[Sequence[Removal]]:
+    for at in range(0, len(removals), _STARTS_A_QUERY):
+        yield removals[at : at + _STARTS_A_QUERY]
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+def _rows(connection: sa.Connection, query: sa.Select[Any], values: Mapping[str, Any] | None = None) -> list[Row]:
+    return [row._asdict() for row in connection.execute(query, values)]
+
+
+def _bounds(request: ClaimRequest) -> dict[str, Any]:
+    """The request as parameters. A window that ends by the stable instant starts before it: that bounds the index."""
+    first_us, last_us = MIN_US, request.stable_until_us
+    if request.within is not None:
+        first_us, last_us = request.within.start_us, min(request.within.end_us, last_us)
+    return {
+        "pipeline": request.pipeline,
+        "first_us": first_us,
+        "last_us": last_us,
+        "stable_us": request.stable_until_us,
+    }
+
+
+def _record(row: Row) -> Record:
+    status = Status(row["status"])
+    return Record(
+        pipeline=row["pipeline"],
+        window=_window(row),
+        fields=_fields(row["fields"]),
+        status=status,
+        outcome=None if row["outcome"] is None else Outcome(row["outcome"]),
+        reason=row["reason"],
+        attempts=row["attempts"],
+        crashes=row["crashes"],
+        not_before_us=row["due_us"] if status is Status.PENDING else 0,
+        fence=row["fence"],
+        claim_id=row["claim_id"],
+        owner=row["owner"],
+        lease_until_us=row["due_us"] if status is Status.RUNNING else None,
+        identity=row["identity"],
+        evidence=_evidence(row["evidence"]),
+        updated_us=row["updated_us"],
+    )
+
+
+def _window(row: Row) -> Window:
+    return Window.from_us(row["start_us"], row["end_us"])
+
+
+def _fields(text: str) -> Mapping[str, Any] | None:
+    """The stored fields, or None where the text is no JSON object any more: planning then rebuilds the record."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _evidence(text: str) -> Mapping[str, Any]:
+    """The stored evidence. What cannot be read is shown as it is, so that it neither blocks a claim nor looks empty."""
+    value = _fields(text)
+    return {"unreadable": text} if value is None else value
+
+
+def _json(value: Mapping[str, Any], what: str) -> str:
+    try:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise RecordError(
+            f"{what}: cannot be stored as JSON: {error}; expected text, numbers, lists, mappings"
+        ) from None
+
+
+def _storable(text: str) -> str:
+    """Text that every engine stores: no NUL, which PostgreSQL refuses, and no half of a surrogate pair."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
+
+
+def _us(seconds: float) -> int:
+    return round(seconds * 1_000_000)
