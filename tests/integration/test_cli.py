@@ -1,0 +1,505 @@
+"""The command line, as a person or a script runs it: a process of its own, real files, exit codes and both streams."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import frozen
+
+from pipeline_core.cli.app import run
+
+HELPERS = Path(__file__).parent / "helpers"
+COMMAND = (sys.executable, "-W", "error", "-c", "from pipeline_core.cli import main; main()")
+PATH = os.pathsep.join([str(HELPERS), *filter(None, [os.environ.get("PYTHONPATH")])])
+ENVIRONMENT = {**os.environ, "PYTHONPATH": PATH, "COLUMNS": "80", "TERM": "xterm"}
+END = "2013-03-10T12:00"
+PASSWORD = "hunter-and-gatherer"
+
+
+@frozen
+class Ended:
+    """A command that ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Its stdout, which must be one JSON document."""
+        return json.loads(self.out)
+
+
+class Shell:
+    """Runs `pipeline-core` in the world's folder, on a `pipeline.toml` written from the world's mapping."""
+
+    def __init__(self, world: Any, capsys: pytest.CaptureFixture[str]) -> None:
+        self.world = world
+        self.folder: Path = world.folder
+        self._capsys = capsys
+        self.configure()
+
+    def configure(self, file: str = "pipeline.toml", **changes: Any) -> None:
+        """Writes the configuration anew."""
+        config = self.world.config(end=END, **changes)
+        (self.folder / file).write_text(toml(config), encoding="utf-8")
+
+    def __call__(self, *arguments: str) -> Ended:
+        """Runs one command line in this process, which saves the imports."""
+        code = run(arguments)
+        return Ended(code, *self._capsys.readouterr())
+
+    def spawn(self, *arguments: str) -> Ended:
+        """Runs one command line in a process of its own."""
+        done = subprocess.run(
+            [*COMMAND, *arguments], cwd=self.folder, env=ENVIRONMENT, capture_output=True, text=True, check=False
+        )
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    def statuses(self) -> list[str]:
+        """The status of every live record, in order of time, read past the library."""
+        found = self.world.query("records", "select status from pipeline_core_records where live = 1 order by start_us")
+        return [status for (status,) in found]
+
+
+def toml(config: Mapping[str, Any]) -> str:
+    """A mapping as TOML, every table in one line."""
+    return "".join(f"{key} = {_toml_value(value)}\n" for key, value in config.items())
+
+
+def _toml_value(value: object) -> str:
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{json.dumps(key)} = {_toml_value(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    return json.dumps(value)  # strings, numbers and truth look the same in JSON
+
+
+@pytest.fixture
+def shell(world: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """A shell in a fresh world; the modules in `helpers` can be named as plugins."""
+    monkeypatch.chdir(world.folder)
+    monkeypatch.syspath_prepend(str(HELPERS))
+    monkeypatch.setenv("COLUMNS", "80")
+    return Shell(world, capsys)
+
+
+# --- before anything else --------------------------------------------------------------------------------------------
+
+
+def test_help_loads_no_driver() -> None:
+    """`--help` answers at once: no plugin, no driver and no Arrow library is imported for it."""
+    code = (
+        "import sys\nfrom pipeline_core.cli.app import run\nassert run(['--help']) == run(['run', '--help']) == 0\n"
+        "drivers = {'sqlalchemy', 'pyarrow', 'cattrs', 'stamina', 'pipeline_sql', 'pipeline_objects'}\n"
+        "sys.exit(str(drivers & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == "set()\n"
+
+
+def test_help_names_every_command(shell: Shell) -> None:
+    """Without arguments the help is shown, with every command."""
+    shown = shell()
+    assert shown.code == 0
+    assert shown.out == shell("--help").out
+    for command in ("init", "plan", "run", "check", "status", "plugins", "doctor", "config"):
+        assert f"\n  {command} " in shown.out
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_without_the_extra_one_line_says_what_to_install(missing: str) -> None:
+    """The script of a bare core names the extra, and exits 2."""
+    code = f"import sys\nsys.modules[{missing!r}] = None\nfrom pipeline_core.cli import main\nmain()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "pipeline-core: the command line is an extra: pip install 'windowed-pipeline[cli]'\n"
+
+
+# --- the story of a pipeline -----------------------------------------------------------------------------------------
+
+
+def test_a_pipeline_from_plan_to_done(shell: Shell) -> None:
+    """Planning shows and then does; a run moves every window; status and check agree; nothing is left over."""
+    dry = shell("plan", "--dry-run")
+    assert (dry.code, shell.statuses()) == (0, [])
+    assert "would add 6 windows, supersede 0" in dry.out
+    assert "2013-03-10 00:00 EST  2013-03-10 12:00 EDT  missing" in dry.out
+
+    assert "added 6 windows, superseded 0" in shell("plan").out
+    assert shell.statuses() == ["pending"] * 6
+    assert "nothing to change" in shell("plan").out
+
+    done = shell("run")
+    assert done.code == 0, done.err
+    assert done.err == ""
+    assert done.out.startswith("events: 6 loaded; 105 rows moved in ")
+    shell.world.assert_whole()
+    assert "6 windows counted again, 0 differ" in shell("check").out
+    assert shell("run").out.startswith("events: no window was ready; 0 rows moved")
+
+
+def test_a_difference_is_found_reopened_and_healed(shell: Shell) -> None:
+    """Rows that change behind the pipeline's back: check exits 1 and shows both counts; `--reopen` and a run heal."""
+    shell("run")
+    shell.world.query("target", "delete from events where id = 0")
+    found = shell("check")
+    assert found.code == 1
+    assert "1 differ" in found.out
+    assert "2013-03-10 00:00 EST to 03:00 EDT  " in found.out
+    assert shell("check", "--from", "2013-03-10T06:00").code == 0
+    assert shell("check", "--to", "2013-03-10T04:00").code == 1
+
+    reopened = shell("check", "--reopen", "--json")
+    assert (reopened.code, reopened.json["reopened"]) == (1, 1)
+    assert reopened.json["differences"][0]["target_count"] == reopened.json["differences"][0]["source_count"] - 1
+    assert shell.statuses() == ["pending"] + ["done"] * 5
+    assert shell("run").code == 0
+    shell.world.assert_whole()
+
+
+def test_limit_and_range_leave_the_rest_pending(shell: Shell) -> None:
+    """`--from`, `--to` and `--limit` choose windows by local time; what was not asked for is no failure."""
+    assert shell("run", "--from", "2013-03-10T06:00", "--to", "2013-03-10T10:00").code == 0
+    assert shell.statuses() == ["pending"] * 3 + ["done"] * 2 + ["pending"]
+    assert shell("run", "--limit", "1", "--workers", "2").code == 0
+    assert shell.statuses().count("done") == 3
+
+
+# --- machines --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keys"),
+    [
+        (("plan", "--dry-run"), {"pipeline", "dry_run", "add", "supersede", "notes", "exit_code"}),
+        (("plan",), {"pipeline", "dry_run", "add", "supersede", "notes", "exit_code"}),
+        (("run",), {"pipeline", "windows", "rows", "quarantined", "undone", "seconds", "exit_code"}),
+        (("check",), {"pipeline", "checked", "differences", "reopened", "exit_code"}),
+        (
+            ("status",),
+            {"pipeline", "counts", "coverage", "gaps", "pending", "running", "failing", "quarantined", "exit_code"},
+        ),
+        (("plugins",), {"providers", "broken", "exit_code"}),
+        (("doctor",), {"findings", "exit_code"}),
+        (("config", "validate"), {"pipeline", "warnings", "exit_code"}),
+        (("init", "another.toml"), {"file", "exit_code"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_json_is_one_document_before_or_after_the_command(
+    shell: Shell, arguments: tuple[str, ...], keys: set[str]
+) -> None:
+    """Every result is one JSON document on stdout, with its exit code in it, wherever `--json` stands."""
+    before = shell("--json", *arguments)
+    assert before.json.keys() == keys
+    assert before.json["exit_code"] == before.code == 0, before.err
+    after = shell(*arguments, "--json", *(["--force"] if "init" in arguments else []))
+    assert after.json.keys() == keys
+
+
+def test_the_options_after_the_command_win(shell: Shell) -> None:
+    """`-c` and `--profile` are taken before and after the command; the later one counts."""
+    shell.configure("other.toml", name="other", profiles={"prod": {"name": "changed"}})
+    assert shell("-c", "other.toml", "config", "validate", "--json").json["pipeline"] == "other"
+    assert shell("config", "validate", "-c", "other.toml", "--json").json["pipeline"] == "other"
+    assert shell("-c", "none.toml", "config", "validate", "--config=other.toml", "--json").json["pipeline"] == "other"
+    assert shell("--profile", "prod", "-c", "other.toml", "--json", "config", "validate").json["pipeline"] == (
+        "changed@prod"
+    )
+
+
+def test_the_schema_describes_every_section(shell: Shell) -> None:
+    """`config schema` is a JSON Schema that knows the installed plugins."""
+    schema = shell("config", "schema").json
+    assert schema["$schema"].startswith("https://json-schema.org/")
+    assert {"source", "target", "stage", "store", "run", "retry"} <= schema["properties"].keys()
+    assert '"sql"' in json.dumps(schema["properties"]["source"])
+
+
+def test_logs_go_to_stderr_as_json_lines(shell: Shell) -> None:
+    """With `--log-format json` each line of stderr is an object, and stdout still holds the result alone."""
+    done = shell("run", "--json", "--log-level", "info", "--log-format", "json")
+    assert done.json["exit_code"] == 0
+    lines = [json.loads(line) for line in done.err.splitlines()]
+    assert [line["step"] for line in lines].count("settled") == 6
+    assert {line["level"] for line in lines} == {"INFO"}
+
+
+# --- failures --------------------------------------------------------------------------------------------------------
+
+
+def side(shell: Shell, name: str, **changes: Any) -> dict[str, Any]:
+    """One of the world's sides, changed."""
+    return {name: {**shell.world.config()[name], **changes}}
+
+
+@pytest.mark.parametrize(
+    ("command", "configure", "said"),
+    [
+        (["status", "-c", "none.toml"], lambda shell: {}, ["none.toml: no such file", "pipeline-core init"]),
+        (["run"], lambda shell: {"granularty": "2h"}, ["granularty", "did you mean 'granularity'"]),
+        (["run"], lambda shell: side(shell, "source", tabel="x"), ["source.tabel", "did you mean 'table'"]),
+        (["run"], lambda shell: side(shell, "source", type="sqll"), ["source.type", "'sqll'", "did you mean 'sql'"]),
+        (["run"], lambda shell: side(shell, "source", table="nothing"), ["nothing"]),
+        (
+            ["run"],
+            lambda shell: side(shell, "source", url="sqlite:////no/such/folder/x.db"),
+            ["sqlite /no/such/folder/x.db: found no such file"],
+        ),
+        (["run", "--from", "yesterday"], lambda shell: {}, ["'yesterday'", "2013-01-01"]),
+        (["run", "--workers", "0"], lambda shell: {}, ["--workers"]),
+        (["run", "--profile", "prd"], lambda shell: {"profiles": {"prod": {}}}, ["profile", "did you mean 'prod'"]),
+        (["run", "--nonsense"], lambda shell: {}, ["--nonsense"]),
+        (["rnu"], lambda shell: {}, ["rnu"]),
+        (["config"], lambda shell: {}, ["Missing command"]),
+        (["run"], lambda shell: {"plugins": ["no_such_module"]}, ["no_such_module", "PYTHONPATH"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_usage_and_configuration_exit_2(shell: Shell, command: list[str], configure: Any, said: list[str]) -> None:
+    """What a person must change is said where it stands, without a traceback; as JSON too, and nothing was moved."""
+    shell.configure(**configure(shell))
+    failed = shell(*command)
+    assert (failed.code, failed.out) == (2, "")
+    assert failed.err.startswith("pipeline-core: ")
+    assert "Traceback" not in failed.err
+    for words in said:
+        assert words in failed.err
+    as_json = shell(*command, "--json").json
+    assert as_json.keys() == {"error", "problems", "exit_code"}
+    assert as_json["exit_code"] == 2
+    for words in said:
+        assert words in as_json["error"]
+    assert not (shell.folder / "target.db").exists() or shell.world.query("target", "select * from sqlite_master") == []
+
+
+def test_every_problem_of_a_configuration_is_said_at_once(shell: Shell) -> None:
+    """Two mistakes make two lines, and two problems in JSON."""
+    shell.configure(granularty="2h", **side(shell, "source", tabel="x"))
+    assert len(shell("run").err.splitlines()) == 2
+    assert len(shell("run", "--json").json["problems"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("mood", "code", "said"),
+    [("away", 3, "ready work was left undone"), ("refused", 1, "quarantined"), ("odd", 1, "unexpected RuntimeError")],
+)
+def test_what_a_side_does_shows_in_the_exit_code_and_never_its_secret(
+    shell: Shell, mood: str, code: int, said: str
+) -> None:
+    """A side that is away exits 3, a window it refuses 1, a fault of a plugin 1; its password shows nowhere."""
+    password = f"{PASSWORD}-{mood}"
+    source = {"type": "moody", "mood": mood, "password": password}
+    shell.configure(plugins=["moody"], source=source, retry={"retries": 0})
+    shown = [
+        shell("run"),
+        shell("run", "--json"),
+        shell("run", "--log-level", "debug"),
+        shell("status"),
+        shell("doctor"),
+        shell("doctor", "--json"),
+    ]
+    assert [each.code for each in shown[:3]] == [code] * 3
+    assert said in shown[0].out + shown[0].err
+    assert "Traceback" not in shown[0].err
+    assert shown[1].json["exit_code"] == code
+    for each in shown:
+        assert PASSWORD not in each.out + each.err
+    assert "***" in "".join(each.out + each.err for each in shown)
+    if mood == "odd":
+        assert "Traceback" in shown[2].err
+        assert "moody.py" in shown[2].err
+
+
+def test_quarantine_shows_in_status(shell: Shell) -> None:
+    """A quarantined window stands in the picture and below it, with its reason; run and status both exit 1."""
+    shell.configure(plugins=["moody"], source={"type": "moody", "mood": "refused", "password": PASSWORD})
+    assert shell("run", "--limit", "1").code == 1
+    status = shell("status")
+    assert status.code == 1
+    assert "✗ 1 quarantined" in status.out
+    assert "2013-03-10 00:00 EST to 03:00 EDT, attempts: 1\n    PermanentError: no answer for ***" in status.out
+
+
+def test_doctor_names_the_part_and_the_remedy(shell: Shell) -> None:
+    """Each part is ok, or has a problem and what to do about it; then the exit code is 1."""
+    healthy = shell("doctor", "--json").json
+    assert [(each["part"], each["problem"]) for each in healthy["findings"]] == [
+        (part, "") for part in ("store", "source", "target", "stage")
+    ]
+    shell.configure(**side(shell, "source", table="nothing"))
+    ill = shell("doctor")
+    assert ill.code == 1
+    assert "nothing" in ill.out
+    assert "remedy: " in ill.out
+    problems = {each["part"] for each in shell("doctor", "--json").json["findings"] if each["problem"]}
+    assert problems == {"source"}
+
+
+def test_a_broken_plugin_is_listed(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed plugin that cannot be imported is named with its distribution; the others are listed; exit 1."""
+    monkeypatch.syspath_prepend(str(shell.folder))
+    info = shell.folder / "shaky-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shaky\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text("[pipeline_core]\nshaky = no_such_module\n")
+    listed = shell("plugins")
+    assert listed.code == 1
+    assert "broken: plugin shaky 1.2 (no_such_module)" in listed.out.replace("\n", " ")
+    assert "wall" in listed.out
+    shown = shell("plugins", "--json").json
+    assert {"kind": "stage", "type": "objects"}.items() <= next(
+        p for p in shown["providers"] if p["type"] == "objects"
+    ).items()
+
+
+def test_plugins_needs_no_configuration(shell: Shell) -> None:
+    """Without a configuration the installed plugins are listed; with one that is broken too, and that is said."""
+    (shell.folder / "pipeline.toml").unlink()
+    assert shell("plugins").code == 0
+    shell.configure(granularty="2h")
+    assert "only installed plugins are shown" in shell("plugins").err
+
+
+# --- init ------------------------------------------------------------------------------------------------------------
+
+
+def test_init_writes_a_configuration_that_runs(shell: Shell) -> None:
+    """The file it writes is valid, explained line by line, and moves rows once there is a table to move."""
+    (shell.folder / "pipeline.toml").unlink()
+    assert shell("init").code == 0
+    assert shell("config", "validate").code == 0
+    text = (shell.folder / "pipeline.toml").read_text(encoding="utf-8")
+    keys = [line for line in text.splitlines() if " = " in line and not line.startswith("#")]
+    told = {line.split(" = ")[0] for line in keys if "  # " in line}
+    assert {line.split(" = ")[0] for line in keys} == told, "a key that no line explains"
+
+    (shell.folder / "pipeline.toml").write_text(text.replace('begin = "', 'end = "2024-01-03"\nbegin = "'))
+    with shell.world.connection("source") as connection:
+        connection.execute("drop table events")
+        connection.execute("create table events (id integer, at timestamp)")
+        connection.execute("insert into events values (1, '2024-01-01 12:00:00'), (2, '2024-01-02 00:00:00')")
+    connection.close()
+    assert shell("run", "--json").json["windows"] == {"loaded": 2}
+    assert shell.world.query("target", "select id from events order by id") == [(1,), (2,)]
+
+
+def test_init_never_overwrites_without_force(shell: Shell) -> None:
+    """A file that is there stays as it is, unless asked; a name and a folder of its own are taken."""
+    before = (shell.folder / "pipeline.toml").read_text()
+    refused = shell("init")
+    assert refused.code == 2
+    assert "--force" in refused.err
+    assert (shell.folder / "pipeline.toml").read_text() == before
+    assert shell("init", "--force").code == 0
+    assert (shell.folder / "pipeline.toml").read_text() != before
+    assert shell("init", "missing/folder.toml").code == 2
+    assert shell("-c", "mine.toml", "init").code == 0
+    assert shell("config", "validate", "-c", "mine.toml").code == 0
+
+
+# --- interrupts ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interrupt_leaves_everything_consistent(shell: Shell, name: str) -> None:
+    """Asked to stop amid extracting, a run says so, puts its windows back and exits 3; the next run ends equal."""
+    brake = {"type": "brake", "step": "extracting", "signals": [name]}
+    shell.configure(plugins=["brake"], observers=[brake], run={"batch_rows": 5, "workers": 2})
+    stopped = shell.spawn("run")
+    assert stopped.code == 3
+    assert stopped.out == ""
+    assert "stopping: " in stopped.err
+    assert "pipeline-core: interrupted: " in stopped.err
+    assert "Traceback" not in stopped.err
+    assert "pending" in shell.statuses()
+    assert set(shell.statuses()) <= {"pending", "done"}
+    assert [path for path in shell.world.staged() if path.is_file()] == []
+    assert shell("status", "--json").json["failing"] == []  # being stopped uses no attempt
+
+    shell.configure()
+    assert shell("run").code == 0
+    shell.world.assert_whole()
+
+
+def test_an_interrupt_is_one_document_too(shell: Shell) -> None:
+    """With `--json` an interrupted run still answers with a document, and exits 3."""
+    brake = {"type": "brake", "step": "extracting", "signals": ["SIGINT"]}
+    shell.configure(plugins=["brake"], observers=[brake])
+    stopped = shell.spawn("run", "--json")
+    assert stopped.code == stopped.json["exit_code"] == 3
+    assert "interrupted" in stopped.json["error"]
+
+
+def test_a_second_interrupt_leaves_at_once(shell: Shell) -> None:
+    """Who cannot wait asks twice: the window stays claimed by a dead process, and the next run takes it over."""
+    brake = {"type": "brake", "step": "extracting", "signals": ["SIGINT", "SIGINT"], "seconds": 60}
+    shell.configure(plugins=["brake"], observers=[brake])
+    assert shell.spawn("run").code == 3
+    assert "running" in shell.statuses()
+    shell.configure()
+    assert shell("run").code == 0
+    shell.world.assert_whole()
+
+
+# --- the terminal ----------------------------------------------------------------------------------------------------
+
+
+def test_a_terminal_shows_progress_and_the_result_stays_alone_on_stdout(shell: Shell) -> None:
+    """On a terminal stderr draws the running windows, in words; stdout holds the result without a trace of it."""
+    shell.configure(plugins=["brake"], observers=[{"type": "brake", "step": "extracting", "seconds": 0.3}])
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*COMMAND, "run", "--limit", "1"],
+        cwd=shell.folder,
+        env=ENVIRONMENT,
+        stdout=-1,
+        stderr=theirs,
+        text=True,
+    ) as process:
+        os.close(theirs)
+        drawn = b""
+        while chunk := _read(ours):
+            drawn += chunk
+        out, _ = process.communicate(timeout=60)
+    os.close(ours)
+    assert process.returncode == 0
+    assert out.startswith("events: 1 loaded; ")
+    assert "\x1b" not in out
+    text = drawn.decode()
+    assert "2013-03-10 00:00 EST to 03:00 EDT" in text
+    assert "extracting 10 of " in text
+
+
+def _read(terminal: int) -> bytes:
+    """What comes next; empty once the other end is closed, which Linux reports as an error."""
+    try:
+        return os.read(terminal, 65536)
+    except OSError:
+        return b""
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly(shell: Shell) -> None:
+    """Piped into a program that reads no further, there is no traceback."""
+    command = " ".join(
+        [f"'{sys.executable}'", "-c", "'from pipeline_core.cli import main; main()'", "config", "schema"]
+    )
+    done = subprocess.run(
+        ["bash", "-c", f"{command} | true"],
+        cwd=shell.folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
