@@ -1,0 +1,200 @@
+"""The functions that orchestrators call: each step in a process of its own, the claim travelling in the record."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from pipeline_core import PermanentError, RecordError, TransientError, tasks
+
+NOW = "2013-03-10T12:00"
+OWNERS = {
+    "timezone": "America/Los_Angeles",
+    "x_time_back": "1d",
+    "granularity": "2h",
+    "default_record": {"source_name": "elasticsearch", "target_name": "snowflake"},
+    "check_fields": ["key_x", "key_y", "key_z"],
+}
+STEP = """
+import json, sys
+from pipeline_core import tasks
+name, *arguments = (json.loads(argument) for argument in sys.argv[1:])
+options = arguments.pop()
+print(json.dumps(getattr(tasks, name)(*arguments, **options)))
+"""
+
+
+def elsewhere(name: str, *arguments: Any, **options: Any) -> Any:
+    """A task in a process of its own: JSON in, JSON out."""
+    words = [json.dumps(word) for word in (name, *arguments, options)]
+    done = subprocess.run([sys.executable, "-c", STEP, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def owners(world, **changes: Any) -> dict[str, Any]:
+    """The owner's form, with SQLite on both sides and its check fields given values."""
+    config = world.config()
+    filled = {"source_name": "sql", "target_name": "sql", "key_x": 0, "key_y": "y", "key_z": False}
+    sides = {side: {k: v for k, v in config[side].items() if k != "type"} for side in ("source", "target")}
+    own = {**OWNERS, "timezone": "America/New_York", "default_record": filled}
+    own |= {"begin": "2013-03-10", "end": NOW}
+    return {**own, **sides, **{k: config[k] for k in ("store", "stage", "run", "retry")}, **changes}
+
+
+def claimed(world) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A configuration, and the record of its oldest window."""
+    config = owners(world)
+    return config, tasks.store_new_and_pass_valid_record(config, now="2013-03-12")["record"]
+
+
+def test_the_owners_configuration_as_it_stands_is_answered() -> None:
+    """Its default record lacks the check fields: nothing is generated, the fields are named."""
+    answer = elsewhere("store_new_and_pass_valid_record", OWNERS)
+    assert answer["exit_dag"] is True
+    assert answer["record"] is None
+    assert all(name in answer["reason"] for name in ("key_x", "key_y", "key_z"))
+
+
+def test_every_step_in_a_process_of_its_own(world) -> None:
+    """Six windows, task by task, until none is ready; the end is whole."""
+    config = owners(world)
+    for _ in range(6):
+        answer = elsewhere("store_new_and_pass_valid_record", config, now="2013-03-11T12:00")
+        assert answer["exit_dag"] is False
+        record = answer["record"]
+        assert (record["key_x"], record["key_z"]) == (0, False)
+        counts = elsewhere("pre_validate_counts", config, record)
+        assert counts.keys() == {"exit_dag", "reason", "source_count", "target_count"}
+        assert counts["exit_dag"] is False
+        assert counts["reason"].startswith("Proceed with processing")
+        extracted = elsewhere("extract_source_data", config, record)
+        loaded = elsewhere("load_staged_data", config, extracted["record"])
+        assert loaded["rows"] == extracted["rows"] == counts["source_count"]
+        audited = elsewhere("audit_and_clean_up", config, loaded["record"])
+        assert (audited["outcome"], audited["target_count"]) == ("loaded", counts["source_count"])
+    last = elsewhere("store_new_and_pass_valid_record", config, now="2013-03-11T12:00")
+    assert last["exit_dag"] is True
+    assert last["reason"].startswith("No window is ready")
+    world.assert_whole()
+
+
+def test_already_processed_ends_the_window(world) -> None:
+    """With a claim the record is finished; a plain mapping is only counted."""
+    world.run()
+    (world.folder / "records.db").unlink()
+    config, record = claimed(world)
+    plain = {key: record[key] for key in ("WINDOW_START_TIME", "WINDOW_END_TIME")}
+    for given in (plain, record, record):
+        answer = tasks.pre_validate_counts(config, given)
+        assert answer["exit_dag"] is True
+        assert answer["source_count"] == answer["target_count"] > 0
+        assert answer["reason"].startswith("Already processed")
+    assert tasks.extract_source_data(config, record)["exit_dag"] is True
+
+
+def test_counts_are_numbers_of_one_window(world) -> None:
+    """Count-only queries for a plain mapping."""
+    config, record = claimed(world)
+    assert tasks.get_source_count(config, record) > 0
+    assert tasks.get_target_count(config, record) == 0
+
+
+def test_tasks_may_be_run_again(world) -> None:
+    """An orchestrator repeats tasks at will: the result stays the same, before and after the window is done."""
+    config, record = claimed(world)
+    for _ in range(2):
+        rows = tasks.extract_source_data(config, record)["rows"]
+    for _ in range(2):
+        assert tasks.load_staged_data(config, record)["rows"] == rows
+    first = tasks.audit_and_clean_up(config, record)
+    assert tasks.audit_and_clean_up(config, record) == first
+    assert first["source_count"] == rows
+    assert tasks.load_staged_data(config, record)["exit_dag"] is True
+
+
+def test_a_claim_lost_to_another_is_a_skip(world) -> None:
+    """Released and claimed anew elsewhere: the old task says so, and does nothing."""
+    config, old = claimed(world)
+    assert tasks.release_record(config, old)["status"] == "pending"
+    for task in (
+        tasks.pre_validate_counts,
+        tasks.extract_source_data,
+        tasks.load_staged_data,
+        tasks.audit_and_clean_up,
+    ):
+        answer = task(config, old)
+        assert answer["exit_dag"] is True
+        assert answer["reason"].startswith("claimed elsewhere")
+
+
+def test_a_released_record_uses_up_an_attempt(world) -> None:
+    """And is quarantined at the last one."""
+    config = owners(world, run={"max_attempts": 2, "backoff_s": 0.0})
+    statuses = []
+    for _ in range(2):
+        record = tasks.store_new_and_pass_valid_record(config, now="2013-03-12")["record"]
+        statuses.append(tasks.release_record(config, record, "the task failed")["status"])
+    assert statuses == ["pending", "quarantined"]
+
+
+def test_a_fault_of_the_window_quarantines_it_and_fails_the_task_every_time(world) -> None:
+    """An orchestrator's retry must not turn it into a skip."""
+    world.query("source", "update events set value = 'many' where id = 3")
+    config, record = claimed(world)
+    for _ in range(2):
+        with pytest.raises(PermanentError, match="value"):
+            tasks.extract_source_data(config, record)
+
+
+def test_a_source_that_moved_sends_the_window_back(world) -> None:
+    """Rows that arrive between extraction and audit: pending again, and the error says so."""
+    config, record = claimed(world)
+    tasks.extract_source_data(config, record)
+    tasks.load_staged_data(config, record)
+    world.insert([5], first_id=50_000)
+    with pytest.raises(TransientError, match="the source moved"):
+        tasks.audit_and_clean_up(config, record)
+    assert tasks.audit_and_clean_up(config, record)["reason"].startswith("claimed elsewhere")
+    world.run()
+
+
+def test_loading_what_was_never_staged_is_an_error(world) -> None:
+    """With the task to call named."""
+    config, record = claimed(world)
+    with pytest.raises(TransientError, match="extract_source_data"):
+        tasks.load_staged_data(config, record)
+
+
+def test_a_range_limits_what_is_claimed(world) -> None:
+    """start and end: an orchestrator's own window, never the oldest."""
+    record = tasks.store_new_and_pass_valid_record(
+        owners(world), now="2013-03-12", start="2013-03-10T08:00", end="2013-03-10T10:00"
+    )["record"]
+    assert record["WINDOW_START_TIME"] == "2013-03-10T08:00:00-04:00"
+
+
+def test_a_record_without_claim_cannot_be_worked_on(world) -> None:
+    """Two times are enough to count, not to load."""
+    config, record = claimed(world)
+    del record["PIPELINE"]
+    with pytest.raises(RecordError, match="no claim"):
+        tasks.extract_source_data(config, record)
+
+
+def test_a_broken_record_is_rebuilt_before_it_is_passed_on(world) -> None:
+    """Fields nulled or garbled in the store come back from default_record, with the window's attempts."""
+    config = owners(world)
+    first = tasks.store_new_and_pass_valid_record(config, now="2013-03-12")["record"]
+    tasks.release_record(config, first)
+    world.query(
+        "records", "update pipeline_core_records set fields = '{\"key_x\": null}', due_us = 0 where status = 'pending'"
+    )
+    again = tasks.store_new_and_pass_valid_record(config, now="2013-03-12")["record"]
+    assert again["WINDOW_START_TIME"] == first["WINDOW_START_TIME"]
+    assert again["key_y"] == "y"
+    assert again["PIPELINE"]["attempts"] == 1
