@@ -183,7 +183,7 @@ def test_limit_and_range_leave_the_rest_pending(shell: Shell) -> None:
     [
         (("plan", "--dry-run"), {"pipeline", "dry_run", "add", "supersede", "notes", "exit_code"}),
         (("plan",), {"pipeline", "dry_run", "add", "supersede", "notes", "exit_code"}),
-        (("run",), {"pipeline", "windows", "rows", "quarantined", "undone", "seconds", "exit_code"}),
+        (("run",), {"pipeline", "windows", "rows", "excluded", "quarantined", "undone", "seconds", "exit_code"}),
         (("check",), {"pipeline", "checked", "differences", "reopened", "exit_code"}),
         (
             ("status",),

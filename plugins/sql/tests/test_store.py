@@ -369,7 +369,7 @@ def test_an_expired_lease_is_a_crash_and_the_last_one_quarantines(store: SqlReco
     engine.clock_us += 5_000_000
     claim_one(store)
     engine.clock_us += MINUTE_US
-    assert store.claim(request()) == []
+    assert store.claim(request(max_crashes=3)) == []
     record = only(store, Status.QUARANTINED)
     assert (record.crashes, record.attempts) == (3, 0)
     assert record.reason == "its lease ran out: crash 3 of 3"
@@ -396,7 +396,7 @@ def test_leases_of_dead_owners_are_taken_over_at_once(store: SqlRecordStore) -> 
     taken = claim_one(store, dead_owners=frozenset({"host:1", "host:3"}))
     assert (taken.window.start_us, taken.record.crashes) == (0, 1)
     (expired,) = [event for event in store.events("p") if event.step == "expired"]
-    assert expired.fields["reason"] == "its worker (host:1) died: crash 1 of 3"
+    assert expired.fields["reason"] == "its worker (host:1) died: crash 1 of 5"
     assert expired.fields["owner"] == "host:1"
 
 
