@@ -8,7 +8,8 @@ from types import ModuleType
 
 import pytest
 
-from pipeline_core import ConfigError, Pipeline, Provider, SideError, hookimpl
+from pipeline_core import Claim, ConfigError, Pipeline, Provider, SideError, hookimpl
+from pipeline_sql.connector import SqlConnector
 from pipeline_sql.settings import SqlSettings
 
 NOW = "2013-03-10T12:00"
@@ -197,3 +198,36 @@ def test_a_side_that_only_counts_cannot_be_moved(world) -> None:
         pytest.raises(ConfigError, match="source: type 'counter' cannot extract"),
     ):
         pipeline.run(now=NOW)
+
+
+def test_rows_that_land_elsewhere_roll_the_publication_back(world) -> None:
+    """A target that shifts its timestamps: the count inside the transaction sees it, and the old rows stay."""
+    world.run(end="2013-03-10T03:00")
+    world.query(
+        "target",
+        "create trigger shift after insert on events begin "
+        "update events set ts = datetime(ts, '+1 day') where id = new.id; end",
+    )
+    before = world.rows("target")
+    report = world.run(end="2013-03-10T06:00")
+    assert report["windows"] == {"quarantined": 2}
+    assert world.rows("target") == before
+    with world.pipeline() as pipeline:
+        assert "nothing was published" in pipeline.status().quarantined[0].reason
+
+
+def test_scratch_and_staged_files_are_gone_whichever_way_a_window_ended(world, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loaded, quarantined or pending again: the target's scratch is discarded, staged files go when it is finished."""
+    discarded = []
+    plain = SqlConnector.discard
+
+    def listening(connector: SqlConnector, claim: Claim) -> None:
+        discarded.append(claim.fence)
+        plain(connector, claim)
+
+    monkeypatch.setattr(SqlConnector, "discard", listening)
+    world.query("source", "update events set value = 'many' where id = 3")
+    assert world.run()["windows"] == {"loaded": 5, "quarantined": 1}
+    with world.pipeline() as pipeline:
+        assert {record.fence for record in pipeline.store.records("events")} <= set(discarded)
+    assert [path for path in world.staged() if path.is_file()] == []
