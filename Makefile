@@ -2,13 +2,14 @@
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
 VENV   := .venv
 BIN    := $(VENV)/bin
+BENCH  := .venv-bench
 PLUGINS := sql objects
 DISTRIBUTIONS := . $(addprefix plugins/,$(PLUGINS))
 STAMP  := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 COMPILE := ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: help setup demo test test-long test-pythons lint types docs bench wheels requirements clean
+.PHONY: help setup demo test test-long test-pythons lint types docs bench promises wheels requirements clean
 
 help: ## what there is to type
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -42,11 +43,22 @@ lint: setup ## style
 types: setup ## strict types, core and plugins
 	$(BIN)/mypy
 
-docs: setup ## the tests of the documentation
+docs: setup ## the documentation: links lead somewhere, commands run, what it names exists
 	$(PYTEST) tests/docs
 
-bench: setup ## the benchmarks; each says in its head what it needs beside the development environment
-	$(BIN)/python bench/run.py
+bench: setup $(BENCH)/.ready ## the benchmarks: windows beside Dagster and pandas, the store, the year of flights
+	$(BENCH)/bin/python bench/windows.py
+	$(BIN)/python bench/store.py
+	$(BIN)/python bench/year.py
+
+$(BENCH)/.ready: requirements/bench.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --require-hashes -r requirements/bench.txt
+	$(BENCH)/bin/python -m pip install --quiet --no-deps -e .
+	@touch $@
+
+promises: setup ## breaks each promise in a copy of the code, and looks whether its test fails
+	$(BIN)/python tools/promises.py
 
 wheels: setup ## every distribution, built into dist/
 	rm -rf dist

@@ -50,16 +50,15 @@ def store_new_and_pass_valid_record(
     lacking = missing_check_fields(config) if isinstance(config, Mapping) else []
     if lacking:
         return _exit(f"default_record lacks check fields: {', '.join(lacking)}; nothing was generated or rebuilt")
-    with _pipeline(config) as pipeline, pipeline.parts() as parts:
+    with _pipeline(config) as pipeline:
         pipeline.require(Can.EXTRACT, Can.LOAD)
         pipeline.plan(now=now)
         order = runner.Order(pipeline.within(start, end), now_us=pipeline.instant_us(now))
-        # The claim outlives this process on purpose, so no owner is named whose death would free it.
-        request = evolve(runner.claim_request(parts, order), owner=None)
-        claims = parts.store.claim(request)
+        claims = pipeline.store.claim(runner.claim_request(pipeline.config, pipeline.store, order))
         if not claims:
             return _exit("No window is ready: everything stable is done, quarantined, in backoff or claimed")
-        return {"exit_dag": False, "record": _mapping(parts, claims[0]), "reason": f"claimed {claims[0].window}"}
+        record = to_mapping(claims[0], pipeline.config.policy.timezone)
+        return {"exit_dag": False, "record": record, "reason": f"claimed {claims[0].window}"}
 
 
 def pre_validate_counts(config: Config, record: Mapping[str, Any]) -> Result:

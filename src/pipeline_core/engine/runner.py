@@ -12,8 +12,8 @@ from logging import WARNING
 
 from attrs import evolve, field, frozen
 
-from pipeline_core.config import RunSettings
-from pipeline_core.contracts import ClaimRequest
+from pipeline_core.config import Config, RunSettings
+from pipeline_core.contracts import ClaimRequest, RecordStore
 from pipeline_core.engine import owner
 from pipeline_core.engine.auditing import clean_up
 from pipeline_core.engine.parts import Parts
@@ -81,7 +81,7 @@ def work(parts: Parts, order: Order, turns: Turns, stop: threading.Event) -> Tal
     tally = Tally()
     dead = _dead_owners(parts)
     while not stop.is_set() and turns.take():
-        request = claim_request(parts, order, dead)
+        request = claim_request(parts.config, parts.store, order, owner.this_process(), dead)
         claims = parts.store.claim(request)
         if not claims:
             turns.give_back()
@@ -95,16 +95,18 @@ def work(parts: Parts, order: Order, turns: Turns, stop: threading.Event) -> Tal
     return tally
 
 
-def claim_request(parts: Parts, order: Order, dead: frozenset[str] = frozenset()) -> ClaimRequest:
-    """The oldest stable window, for this process."""
-    settings = parts.config.run
-    now_us = parts.store.now_us() if order.now_us is None else order.now_us
+def claim_request(
+    config: Config, store: RecordStore, order: Order, holder: str | None = None, dead: frozenset[str] = frozenset()
+) -> ClaimRequest:
+    """The oldest stable window. `holder` is the process whose death frees it at once; None where it is to travel on."""
+    settings = config.run
+    now_us = store.now_us() if order.now_us is None else order.now_us
     return ClaimRequest(
-        parts.pipeline,
-        stable_until_us=parts.config.policy.stable_until_us(now_us),
+        config.pipeline,
+        stable_until_us=config.policy.stable_until_us(now_us),
         lease_s=settings.lease_s,
         within=order.within,
-        owner=owner.this_process(),
+        owner=holder,
         dead_owners=dead,
         max_crashes=settings.max_crashes,
         crash_backoff_s=settings.crash_backoff_s,

@@ -1,0 +1,58 @@
+"""What the documentation names exists, and where its links lead there is something."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    page
+    for page in [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("examples/**/*.md"),
+        *ROOT.glob("plugins/*/*.md"),
+    ]
+    if "requirements" not in page.parts
+)
+TEST = re.compile(r"`((?:[\w/.-]+\.py)?(?:::test_\w+)?)`")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link names a file or folder of the repository."""
+    links = re.findall(r"\]\(([^)#\s]+)", page.read_text())
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert missing == []
+
+
+def test_the_tests_that_hold_the_promises_exist() -> None:
+    """Each test file and function that promises.md names is there, and every promise names one or says why not."""
+    rows = re.findall(r"^\| (\d+) \| .* \| (.*) \|$", (ROOT / "docs/explanation/promises.md").read_text(), re.MULTILINE)
+    assert [int(number) for number, _ in rows] == list(range(1, 12))
+    for number, held in rows:
+        place = None
+        names = [name for name in TEST.findall(held) if name]
+        assert names or "not held yet" in held, f"promise {number} names no test"
+        for name in names:
+            file, _, function = name.partition("::")
+            if file:
+                place = ROOT / file if file.startswith("plugins/") else ROOT / "tests" / file
+            assert place is not None
+            assert place.exists(), f"promise {number}: {place}"
+            assert not function or f"def {function}(" in place.read_text(), f"promise {number}: {name}"
+
+
+@pytest.mark.parametrize("command", ["setup", "demo", "test", "lint", "types", "docs", "bench"])
+def test_the_commands_that_others_call_exist(command: str) -> None:
+    """Their names were fixed from the start."""
+    assert re.search(rf"^{command}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_no_page_names_a_registry_or_a_path_of_one_machine() -> None:
+    """Anyone can follow the pages, from anywhere."""
+    words = re.compile(r"pypi\.org|pythonhosted|/root/|/work/|/tmp/")
+    assert [page.name for page in PAGES if words.search(page.read_text())] == []
