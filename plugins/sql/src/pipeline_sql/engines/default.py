@@ -62,6 +62,9 @@ class Engine:
         """A write transaction that one process at a time can hold: the lock under which the schema changes."""
         return self.writing()
 
+    def lock_plan(self, connection: sa.Connection, pipeline: str) -> None:
+        """Lets one transaction at a time plan a pipeline. Nothing to do where there is one writer at a time anyway."""
+
     @contextmanager
     def translated(self) -> Iterator[None]:
         """Turns the driver's errors into TransientError, SideError or PermanentError, without secrets."""
