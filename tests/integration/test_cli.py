@@ -507,3 +507,16 @@ def test_a_reader_that_leaves_ends_the_command_quietly(shell: Shell) -> None:
         check=False,
     )
     assert done.stderr == ""
+
+
+def test_a_plugin_may_lie_beside_the_file(shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """`plugins = ["…"]` finds a module beside the configuration, from wherever the command is called."""
+    module = "from pipeline_core import Provider, WallClockPolicy, hookimpl\n\n\n@hookimpl\n"
+    module += 'def pipeline_time_policies():\n    yield Provider("ours", WallClockPolicy)\n'
+    (shell.folder / "beside_the_file.py").write_text(module)
+    shell.configure(plugins=["beside_the_file"])
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    command = [*COMMAND, "plugins", "-c", str(shell.folder / "pipeline.toml")]
+    done = subprocess.run(command, cwd=elsewhere, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "ours" in done.stdout
