@@ -48,6 +48,7 @@ docs: setup ## the documentation: links lead somewhere, commands run, what it na
 
 bench: setup $(BENCH)/.ready ## the benchmarks: windows beside Dagster and pandas, the store, the year of flights
 	$(BENCH)/bin/python bench/windows.py
+	$(BIN)/python bench/imports.py
 	$(BIN)/python bench/store.py
 	$(BIN)/python bench/year.py
 

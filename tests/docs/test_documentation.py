@@ -50,9 +50,3 @@ def test_the_tests_that_hold_the_promises_exist() -> None:
 def test_the_commands_that_others_call_exist(command: str) -> None:
     """Their names were fixed from the start."""
     assert re.search(rf"^{command}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
-
-
-def test_no_page_names_a_registry_or_a_path_of_one_machine() -> None:
-    """Anyone can follow the pages, from anywhere."""
-    words = re.compile(r"pypi\.org|pythonhosted|/root/|/work/|/tmp/")
-    assert [page.name for page in PAGES if words.search(page.read_text())] == []

@@ -106,7 +106,8 @@ class World:
 
     def start(self, *, now: str = NOW, **changes: Any) -> subprocess.Popen[str]:
         """A whole run in a process of its own; the modules in `helpers` can be named as plugins."""
-        environment = os.environ | {"PYTHONPATH": str(HELPERS)}
+        path = os.pathsep.join([str(HELPERS), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = os.environ | {"PYTHONPATH": path}
         command = [sys.executable, "-c", RUN, json.dumps(self.config(**changes)), now]
         return subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True)
 

@@ -291,16 +291,20 @@ def test_every_problem_of_a_configuration_is_said_at_once(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mood", "code", "said"),
-    [("away", 3, "ready work was left undone"), ("refused", 1, "quarantined"), ("odd", 1, "unexpected RuntimeError")],
+    ("fault", "code", "said"),
+    [
+        ("side down", 3, "ready work was left undone"),
+        ("permanent", 1, "quarantined"),
+        ("unheard of", 1, "unexpected RuntimeError"),
+    ],
 )
 def test_what_a_side_does_shows_in_the_exit_code_and_never_its_secret(
-    shell: Shell, mood: str, code: int, said: str
+    shell: Shell, fault: str, code: int, said: str
 ) -> None:
     """A side that is away exits 3, a window it refuses 1, a fault of a plugin 1; its password shows nowhere."""
-    password = f"{PASSWORD}-{mood}"
-    source = {"type": "moody", "mood": mood, "password": password}
-    shell.configure(plugins=["moody"], source=source, retry={"retries": 0})
+    password = f"{PASSWORD}-{fault}"
+    source = {"type": "faulty", "fault": fault, "password": password}
+    shell.configure(plugins=["sides"], source=source, retry={"retries": 0})
     shown = [
         shell("run"),
         shell("run", "--json"),
@@ -316,19 +320,19 @@ def test_what_a_side_does_shows_in_the_exit_code_and_never_its_secret(
     for each in shown:
         assert PASSWORD not in each.out + each.err
     assert "***" in "".join(each.out + each.err for each in shown)
-    if mood == "odd":
+    if fault == "unheard of":
         assert "Traceback" in shown[2].err
-        assert "moody.py" in shown[2].err
+        assert "sides.py" in shown[2].err
 
 
 def test_quarantine_shows_in_status(shell: Shell) -> None:
     """A quarantined window stands in the picture and below it, with its reason; run and status both exit 1."""
-    shell.configure(plugins=["moody"], source={"type": "moody", "mood": "refused", "password": PASSWORD})
+    shell.configure(plugins=["sides"], source={"type": "faulty", "fault": "permanent", "password": PASSWORD})
     assert shell("run", "--limit", "1").code == 1
     status = shell("status")
     assert status.code == 1
     assert "✗ 1 quarantined" in status.out
-    assert "2013-03-10 00:00 EST to 03:00 EDT, attempts: 1\n    PermanentError: no answer for ***" in status.out
+    assert "2013-03-10 00:00 EST to 03:00 EDT, attempts: 1\n    PermanentError: cannot log in with ***" in status.out
 
 
 def test_doctor_names_the_part_and_the_remedy(shell: Shell) -> None:
@@ -503,3 +507,16 @@ def test_a_reader_that_leaves_ends_the_command_quietly(shell: Shell) -> None:
         check=False,
     )
     assert done.stderr == ""
+
+
+def test_a_plugin_may_lie_beside_the_file(shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """`plugins = ["…"]` finds a module beside the configuration, from wherever the command is called."""
+    module = "from pipeline_core import Provider, WallClockPolicy, hookimpl\n\n\n@hookimpl\n"
+    module += 'def pipeline_time_policies():\n    yield Provider("ours", WallClockPolicy)\n'
+    (shell.folder / "beside_the_file.py").write_text(module)
+    shell.configure(plugins=["beside_the_file"])
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    command = [*COMMAND, "plugins", "-c", str(shell.folder / "pipeline.toml")]
+    done = subprocess.run(command, cwd=elsewhere, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "ours" in done.stdout

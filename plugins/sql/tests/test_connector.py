@@ -220,7 +220,10 @@ def test_doctor_advises_the_missing_index_with_its_ddl(side: Callable[..., Any],
 
 
 def test_counting_uses_the_index(side: Callable[..., Any], tmp_path: Path) -> None:
-    """Many windows in a table with an index cost a few steps of the database's machine each, not a pass each."""
+    """Many windows in a table with an index cost a few steps of the database's machine each, not a pass each.
+
+    So it is in one opened side as the index comes and goes.
+    """
     rows = (
         "WITH RECURSIVE k(n) AS (VALUES (0) UNION ALL SELECT n + 1 FROM k WHERE n < 19999)"
         " INSERT INTO t SELECT datetime('2013-03-10', n || ' seconds') || 'Z' FROM k"
@@ -229,18 +232,33 @@ def test_counting_uses_the_index(side: Callable[..., Any], tmp_path: Path) -> No
     start = DAY.start_us
     windows = [Window.from_us(start + n * 1_000_000, start + (n + 1) * 1_000_000) for n in range(0, 20_000, 200)]
 
-    def looks() -> int:
+    def looks(connector: Any) -> int:
         """How many thousand steps the count took."""
-        seen = []
-        with side(path, "t") as connector, pytest.MonkeyPatch.context() as patch:
+        seen: list[int] = []
+        with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sqlite_engine, "_STEPS_BETWEEN_LOOKS", 1000)
             patch.setattr(sqlite_engine, "time", SimpleNamespace(monotonic=lambda: len(seen.append(0) or seen) * 0.0))
             assert connector.count_many(windows) == [1] * len(windows)
         return len(seen)
 
-    scan = looks()
-    execute(path, "CREATE INDEX by_time ON t (at)")
-    assert looks() * 5 < scan < 100 * len(windows)  # without the index one pass serves all the windows
+    with side(path, "t") as connector:
+        scan = looks(connector)
+        execute(path, "CREATE INDEX by_time ON t (at)")
+        assert looks(connector) * 5 < scan < 100 * len(windows)  # without the index one pass serves all the windows
+        execute(path, "DROP INDEX by_time")
+        assert looks(connector) < 100 * len(windows)
+
+
+def test_a_column_that_goes_is_extracted_no_more(side: Callable[..., Any], tmp_path: Path) -> None:
+    """Columns are those of the moment: SQLite would read a quoted name that is gone as a text of those letters."""
+    path = execute(tmp_path / "side.db", "CREATE TABLE t (at TEXT, s TEXT)", f"INSERT INTO t VALUES ('{NOON}', 'x')")
+    with side(path, "t") as connector:
+        assert extracted(connector).column_names == ["at", "s"]
+        execute(path, "ALTER TABLE t DROP COLUMN s")
+        assert extracted(connector).column_names == ["at"]
+        execute(path, "ALTER TABLE t RENAME COLUMN at TO moment")
+        with pytest.raises(SideError, match="no timestamp column 'at'"):
+            connector.count(DAY)
 
 
 def test_a_count_that_takes_too_long_is_no_number(side: Callable[..., Any], tmp_path: Path) -> None:

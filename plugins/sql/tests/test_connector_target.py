@@ -15,9 +15,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import sqlalchemy as sa
 from attrs import evolve
 
-from pipeline_core import ClaimLostError, ExtractRequest, Load, PermanentError, SideError, Window
+from pipeline_core import ClaimLostError, ExtractRequest, Load, PermanentError, Secret, SideError, Window
+from pipeline_sql import SqlSettings
+from pipeline_sql.connector import SqlConnector
+from pipeline_sql.engines.sqlite import SqliteEngine
+from pipeline_sql.tables import Table
 
 START = datetime(2013, 3, 10, tzinfo=UTC)
 DAY = Window(START, START + timedelta(days=1))
@@ -84,6 +89,61 @@ def test_every_type_keeps_its_meaning(side: Side, load: MakeLoad, publish: Publi
     assert (kinds["local"], kinds["zoned"]) == ("timestamp[us]", "timestamp[us, tz=UTC]")
     assert (kinds["flag"], kinds["day"], kinds["clock"]) == ("bool", "date32[day]", "time64[us]")
     assert execute(tmp_path / "first.db", "SELECT price FROM t ORDER BY at LIMIT 1") == [("1.10",)]
+
+
+def test_a_table_may_change_between_windows(side: Side, load: MakeLoad, publish: Publish, tmp_path: Path) -> None:
+    """A column added while the target is open takes the next window's values; a table that is dropped is missed."""
+    execute(tmp_path / "t.db", "CREATE TABLE t (at TIMESTAMPTZ)")
+    with side(tmp_path / "t.db", "t") as target:
+        for fence, columns in enumerate([{}, {"carrier": pa.array(["AA"])}], start=1):
+            window = Window(START + timedelta(hours=fence), START + timedelta(hours=fence + 1))
+            given = load(window, rows([fence], **columns), fence=fence)
+            target.upload(given)
+            assert publish(target, given) == 1
+            target.discard(given.claim)
+            execute(tmp_path / "t.db", "ALTER TABLE t ADD COLUMN carrier TEXT" if fence == 1 else "SELECT 1")
+        assert execute(tmp_path / "t.db", "SELECT carrier FROM t ORDER BY at") == [(None,), ("AA",)]
+        execute(tmp_path / "t.db", "DROP TABLE t")
+        with pytest.raises(SideError, match="no such table"):
+            target.count(DAY)
+
+
+def test_a_window_does_not_describe_the_table_again(load: MakeLoad, publish: Publish, tmp_path: Path) -> None:
+    """While the schema stays, so does what is known of the table; our own scratch does not count as a change."""
+
+    class Watched(SqliteEngine):
+        described = 0
+
+        def table(self, connection: sa.Connection, schema: str | None, name: str) -> Table | None:
+            self.described += 1
+            return super().table(connection, schema, name)
+
+    url = f"sqlite:///{tmp_path / 't.db'}"
+    engine = Watched(sa.make_url(url), timeout_s=5)
+    settings = SqlSettings(Secret(url), table="t", timestamp_column="at", create=True)
+    with closing(SqlConnector(settings, engine)) as target:
+        before = []
+        for fence in range(1, 5):
+            before.append(engine.described)
+            given = load(DAY, rows([1]), fence=fence)
+            target.upload(given)
+            assert publish(target, given) == target.count(DAY) == len(extracted(target)) == 1
+            target.discard(given.claim)
+        assert before[1] > 0
+        assert before[-1] == engine.described
+
+
+@pytest.mark.parametrize("changes", range(7))
+def test_what_was_rolled_back_is_forgotten(side: Side, load: MakeLoad, tmp_path: Path, changes: int) -> None:
+    """A table that could not be made to the end is not there, however often others then change the schema."""
+    path = tmp_path / "t.db"
+    execute(path, "CREATE TABLE other (at TEXT)", "CREATE INDEX ix_t_at ON other (at)")
+    with side(path, "t", create=True) as target:
+        with pytest.raises(PermanentError, match="ix_t_at already exists"):
+            target.upload(load(DAY, rows([1])))
+        for number in range(changes):
+            execute(path, f"CREATE TABLE more_{number} (x)")
+        assert target.count(DAY) == 0
 
 
 def test_nested_values_become_json(side: Side, load: MakeLoad, publish: Publish, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -54,7 +55,7 @@ class Session:
 
     def config(self) -> Config:
         """The configuration; what it wants people to know is said on stderr."""
-        config = load_file(self.common.config, profile=self.common.profile)
+        config = self._load()
         for warning in config.warnings:
             self.terminal.say(f"warning: {warning}", "yellow")
         return config
@@ -75,8 +76,13 @@ class Session:
     def manager(self) -> PluginManager:
         """Every installed plugin; with those that the configuration names, where there is one that can be used."""
         try:
-            return load_file(self.common.config, profile=self.common.profile).manager
+            return self._load().manager
         except (ConfigError, PluginError) as error:
             if self.common.config.exists():
                 self.terminal.say(f"warning: only installed plugins are shown, because {self.common.config}: {error}")
             return PluginManager()
+
+    def _load(self) -> Config:
+        # Modules that `plugins = [...]` names may lie beside the file, as a script finds those beside itself.
+        sys.path.insert(0, str(self.common.config.resolve().parent))
+        return load_file(self.common.config, profile=self.common.profile)

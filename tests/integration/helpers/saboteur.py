@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -37,8 +38,11 @@ class Watcher:
         if event.step == self.settings.step:
             self.seen += 1
             if self.seen == self.settings.nth:
-                # To this thread: a signal to the process may reach another one first, while this one runs on.
-                signal.pthread_kill(threading.get_ident(), getattr(signal, self.settings.signal))
+                if self.settings.signal == "SIGINT":
+                    os.kill(os.getpid(), signal.SIGINT)  # as a terminal sends it
+                else:
+                    # To this thread: a signal to the process may reach another one first, while this one runs on.
+                    signal.pthread_kill(threading.get_ident(), getattr(signal, self.settings.signal))
 
 
 @hookimpl

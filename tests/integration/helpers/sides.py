@@ -13,6 +13,7 @@ from pipeline_core import (
     Context,
     ExtractRequest,
     PermanentError,
+    Problem,
     Provider,
     Secret,
     Source,
@@ -34,6 +35,8 @@ class FaultySettings:
     @contextmanager
     def open(self, context: Context) -> Iterator[FaultySource]:
         del context
+        if self.fault == "unheard of":
+            raise RuntimeError(f"nobody expected {self.password.reveal()}")
         yield FaultySource(self)
 
 
@@ -52,6 +55,8 @@ class FaultySource(Source):
         match self.settings.fault:
             case "transient":
                 raise TransientError(message)
+            case "side down":
+                raise TransientError(message, side_down=True)
             case "permanent":
                 raise PermanentError(message)
             case "driver":
@@ -64,6 +69,9 @@ class FaultySource(Source):
 
     def count_many(self, windows: object) -> list[int]:
         return self.settings.many
+
+    def problems(self) -> Iterator[Problem]:
+        yield Problem(f"refuses {self.settings.password.reveal()}", "be kind")
 
     def extract(self, request: ExtractRequest) -> Batches:
         raise PermanentError("there is nothing to extract")

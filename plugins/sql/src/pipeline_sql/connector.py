@@ -40,6 +40,8 @@ from pipeline_sql.target_ledger import TargetLedger
 if TYPE_CHECKING:
     from pipeline_sql.settings import SqlSettings
 
+_SEEN = "the table, and the version of the schema it was seen in"
+
 
 @frozen
 class _Scratch:
@@ -168,6 +170,15 @@ class SqlConnector(Source, Target):
     # --- the table ----------------------------------------------------------------------------------------------------
 
     def _side_of(self, connection: sa.Connection) -> Side | None:
+        """The table, as `_look` finds it; it looks again only after the schema has changed."""
+        version = self._engine.schema_version(connection)
+        # Kept with the connection: another one may have opened another file of the same name.
+        seen: tuple[object, Side | None] = connection.info.get(_SEEN, (None, None))
+        if seen[0] != version:
+            seen = connection.info[_SEEN] = version, self._look(connection)
+        return seen[1]
+
+    def _look(self, connection: sa.Connection) -> Side | None:
         """The table; None while it is missing and `create` is set. Raises SideError for any other misfit."""
         engine, settings = self._engine, self._settings
         table = engine.table(connection, self._schema, self._name)
@@ -305,7 +316,8 @@ class SqlConnector(Source, Target):
         if side is None or not self._ledger_ready:
             with engine.writing() as connection:
                 self._ledger.prepare(connection)
-                side = self._side_of(connection) or self._create(connection, schema, names)
+                # Not kept: what this transaction makes may yet be rolled back, and its version given to another schema.
+                side = self._look(connection) or self._create(connection, schema, names)
             self._ledger_ready = True
         with engine.reading() as connection:
             self._check_form(connection, side)
@@ -327,7 +339,7 @@ class SqlConnector(Source, Target):
         listed = ", ".join(f"{preparer.quote_identifier(column.name)} {column.declared}" for column in columns)
         into = preparer.format_table(named(self._schema, self._name))
         connection.exec_driver_sql(f"CREATE TABLE {into} ({listed})")
-        side = self._side_of(connection)
+        side = self._look(connection)
         if side is None:
             raise PermanentError(f"{self._place}: made the table, and cannot find it")
         connection.execute(sa.schema.CreateIndex(_index(side.table, side.timestamp)))
@@ -422,10 +434,11 @@ class _Publication(Publication):
 
     def insert(self, load: Load) -> None:
         scratch = self._scratch_of(load)
-        names = [column.name for column in scratch.columns]
-        rows = sa.select(*map(named_column, names)).select_from(scratch.table)
-        into = self._guarded.table.clause(*names)
-        self._connection.execute(sa.insert(into).from_select(list(into.c), rows))
+        # Written out, for each scratch has another name: SQLAlchemy would compile each of these anew.
+        preparer = self._connection.dialect.identifier_preparer
+        listed = ", ".join(preparer.quote_identifier(column.name) for column in scratch.columns)
+        into, rows = map(preparer.format_table, (self._guarded.table.clause(), scratch.table))
+        self._connection.exec_driver_sql(f"INSERT INTO {into} ({listed}) SELECT {listed} FROM {rows}")  # noqa: S608 - quoted
 
     def count(self, window: Window) -> int:
         side = self._guarded

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
 from pipeline_core import Claim, SideError
 from pipeline_core.ledger import Entry, LedgerChange
+from pipeline_sql.prepared import Prepared
 
 LEDGER = "pipeline_ledger"
 HEAD = "pipeline_ledger_head"
@@ -39,6 +41,28 @@ class TargetLedger:
             sa.Column("target_table", sa.String(255), primary_key=True),
             sa.Column("publications", sa.BigInteger, nullable=False),
         )
+        self._count_up = (
+            sa.update(self._head).where(self._mine(self._head)).values(publications=self._head.c.publications + 1)
+        )
+        self._overlapping = Prepared(self._select_overlapping())
+        self._insert = Prepared(sa.insert(self._entries))
+
+    def _select_overlapping(self) -> sa.Select[Any]:
+        ledger = self._entries
+        start: sa.BindParameter[int] = sa.bindparam("start")
+        end: sa.BindParameter[int] = sa.bindparam("end")
+        # Entries do not overlap, so only the last one that starts before the window can reach into it.
+        before = sa.select(sa.func.max(ledger.c.start_us)).where(self._mine(ledger), ledger.c.start_us <= start)
+        return (
+            sa.select(ledger.c.pipeline, ledger.c.start_us, ledger.c.end_us, ledger.c.fence)
+            .where(
+                self._mine(ledger),
+                ledger.c.start_us >= sa.func.coalesce(before.scalar_subquery(), start),
+                ledger.c.start_us < end,
+                ledger.c.end_us > start,
+            )
+            .order_by(ledger.c.start_us)
+        )
 
     def ready(self, connection: sa.Connection) -> bool:
         """Whether `prepare` has been here."""
@@ -55,11 +79,7 @@ class TargetLedger:
 
     def lock(self, connection: sa.Connection) -> None:
         """Waits until no other transaction publishes into the table: by writing, before any reading."""
-        head = self._head
-        locked = connection.execute(
-            sa.update(head).where(self._mine(head)).values(publications=head.c.publications + 1)
-        )
-        if locked.rowcount != 1:
+        if connection.execute(self._count_up).rowcount != 1:
             raise SideError(
                 f"{self._place}: found no row for it in {HEAD}, which the upload makes; "
                 "someone has emptied that table: run the window again"
@@ -67,22 +87,10 @@ class TargetLedger:
 
     def overlapping(self, connection: sa.Connection, claim: Claim) -> list[Entry]:
         """The entries that overlap the claim's window."""
-        ledger = self._entries
-        # Entries do not overlap, so only the last one that starts before the window can reach into it.
-        before = sa.select(sa.func.max(ledger.c.start_us)).where(
-            self._mine(ledger), ledger.c.start_us <= claim.window.start_us
-        )
-        found = connection.execute(
-            sa.select(ledger.c.pipeline, ledger.c.start_us, ledger.c.end_us, ledger.c.fence)
-            .where(
-                self._mine(ledger),
-                ledger.c.start_us >= sa.func.coalesce(before.scalar_subquery(), claim.window.start_us),
-                ledger.c.start_us < claim.window.end_us,
-                ledger.c.end_us > claim.window.start_us,
-            )
-            .order_by(ledger.c.start_us)
-        )
-        return [Entry(*row) for row in found]
+        window = claim.window
+        return [
+            Entry(**row) for row in self._overlapping.rows(connection, {"start": window.start_us, "end": window.end_us})
+        ]
 
     def apply(self, connection: sa.Connection, change: LedgerChange, now_us: int) -> None:
         """Replaces the entries removed by those added."""
@@ -90,8 +98,8 @@ class TargetLedger:
         starts = [entry.start_us for entry in change.remove]
         for chunk in _chunks(starts):
             connection.execute(sa.delete(ledger).where(self._mine(ledger), ledger.c.start_us.in_(chunk)))
-        connection.execute(
-            sa.insert(ledger),
+        self._insert.run(
+            connection,
             [
                 {
                     "target_table": self._target,

@@ -208,6 +208,10 @@ class SqliteEngine(Engine):
         # SQLite folds the letters of ASCII and no others.
         return name.translate(_LOWER)
 
+    def schema_version(self, connection: sa.Connection) -> object:
+        # Of the file, as the transaction begun here will see it to its end; temporary tables do not count in it.
+        return connection.exec_driver_sql("PRAGMA schema_version").scalar_one()
+
     def table(self, connection: sa.Connection, schema: str | None, name: str) -> Table | None:
         # Pragmas answer from what the connection last knew of the schema; a query looks whether it has changed since.
         connection.exec_driver_sql("SELECT 1 FROM sqlite_master LIMIT 1").all()
@@ -252,7 +256,7 @@ class SqliteEngine(Engine):
         query = sa.select(sa.func.count()).select_from(table.clause()).where(value >= "0", value < "1")
         compiled = str(query.compile(connection, compile_kwargs={"literal_binds": True}))
         # The driver keeps statements by their text, and a kept plan would outlive the index it was made for.
-        version = connection.exec_driver_sql("PRAGMA schema_version").scalar_one()
+        version = self.schema_version(connection)
         plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled} /* {version} */").all()
         return all(not step.detail.startswith("SCAN") for step in plan)
 
@@ -261,17 +265,21 @@ class SqliteEngine(Engine):
     ) -> list[int]:
         if not ranges:
             return []
-        value = named_column(column.name)
         if indexed:
-            asked = sa.func.json_each(json.dumps(ranges)).table_valued("key", "value")
-            low, high = (sa.func.json_extract(asked.c.value, f"$[{end}]") for end in (0, 1))
-            inside = sa.select(sa.func.count()).select_from(table.clause()).where(value >= low, value < high)
-            counted = sa.select(inside.correlate(asked).scalar_subquery()).select_from(asked).order_by(asked.c.key)
-            return list(connection.execute(counted).scalars())
+            # Written out, for SQLAlchemy takes longer to build such a query than SQLite to answer it.
+            preparer = connection.dialect.identifier_preparer
+            counted, at = preparer.format_table(table.clause()), preparer.quote_identifier(column.name)
+            low, high = (f"json_extract(pipeline_range.value, '$[{end}]')" for end in (0, 1))
+            query = (
+                f"SELECT (SELECT count(*) FROM {counted} WHERE {at} >= {low} AND {at} < {high}) "  # noqa: S608 - quoted
+                "FROM json_each(?) AS pipeline_range ORDER BY pipeline_range.key"
+            )
+            return list(connection.exec_driver_sql(query, (json.dumps(ranges),)).scalars())
         # One pass over the table, and no sorting of its rows, as GROUP BY would.
         cuts = sorted({cut for both in ranges for cut in both})
         driver: Any = connection.connection.driver_connection
         driver.create_aggregate("pipeline_tally", 1, partial(_Tally, cuts))
+        value = named_column(column.name)
         tally = sa.select(sa.func.pipeline_tally(value)).select_from(table.clause())
         text = connection.execute(tally.where(value >= cuts[0], value < cuts[-1])).scalar_one()
         counts = [0] * (len(cuts) - 1) if text is None else json.loads(text)  # None: the function met no row
