@@ -272,9 +272,9 @@ def test_the_database_refuses_a_span_that_is_none(store: SqlRecordStore, engine:
         edit(engine, "UPDATE pipeline_core_records SET end_us = start_us")
 
 
-def test_a_hundred_thousand_records_and_back(store: SqlRecordStore) -> None:
+def test_a_hundred_thousand_records_and_back(store: SqlRecordStore, engine: Any) -> None:
     """A change in bulk adds, and one in bulk supersedes, in order and complete."""
-    many = tuple(additions(100_000))
+    many = tuple(additions(100_000 if engine.name == "sqlite" else 20_000))  # a server answers each row anew
     assert store.apply(Change("p", add=many)).add == many
     assert starts(store) == [addition.start_us for addition in many]
     gone = tuple(Removal(start, end, 0, "all") for start, end, _ in many[1:])
@@ -885,7 +885,7 @@ while len(list(folder.glob("ready-*"))) < 8:
 """
 
 
-def test_many_processes_open_a_new_store_and_never_claim_one_window_twice(url: str, tmp_path: Path) -> None:
+def test_many_processes_open_a_new_file_and_never_claim_one_window_twice(url: str, tmp_path: Path) -> None:
     """Eight at once: one makes the tables, one plan of 400 windows takes effect, each window is claimed once."""
     code = """
 with opened(engine) as store:

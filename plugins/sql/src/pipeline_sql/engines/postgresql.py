@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from datetime import datetime
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 
-from pipeline_core import ConfigError, PermanentError, PipelineError, SideError, TransientError
+from pipeline_core import ConfigError, PermanentError, PipelineError, SideError, TransientError, Window
 from pipeline_core.secrets import redact
 from pipeline_sql.engines.default import Engine
+from pipeline_sql.tables import Column, Range, Rows, Table, named_column
+
+if TYPE_CHECKING:  # the record store needs no Arrow
+    from pipeline_sql.loading import Loading
+    from pipeline_sql.postgresql_types import PostgresTypes
 
 _CONNECT_TIMEOUT_S = 10
 _SCHEMA_LOCK = "pipeline_core schema"
@@ -50,6 +57,42 @@ _REFUSED = {
     "is not permitted to log in": _NEEDS_A_PERSON["42501"],
     "invalid connection option": "correct the url",
 }
+
+_STANDSTILL_S = 60  # a publication may do nothing for so long; well below any lease that is of use
+_COPIED_ROWS = 50_000  # encoded at a time
+
+_RELATION = """
+SELECT c.oid AS id, n.nspname AS schema, c.relname AS name, c.relkind::text AS kind
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid = to_regclass(:name) AND c.relkind IN ('r', 'p', 'f', 'v', 'm')
+"""
+# A domain counts as the type below it, an array as its elements.
+_COLUMNS = """
+SELECT a.attname AS name,
+       format_type(a.atttypid, a.atttypmod) AS declared,
+       a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AS required,
+       a.attgenerated <> '' OR a.attidentity = 'a' AS generated,
+       CASE WHEN e.typtype = 'e' THEN 'enum' ELSE e.typname END AS type,
+       b.typcategory = 'A' AND b.typelem <> 0 AS is_array,
+       CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END AS modifier
+FROM pg_attribute a
+JOIN pg_type t ON t.oid = a.atttypid
+JOIN pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
+JOIN pg_type e ON e.oid = CASE WHEN b.typcategory = 'A' AND b.typelem <> 0 THEN b.typelem ELSE b.oid END
+WHERE a.attrelid = :id AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum
+"""
+_INDEXED = """
+SELECT 1
+FROM pg_index i
+JOIN pg_class c ON c.oid = i.indrelid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_class x ON x.oid = i.indexrelid
+JOIN pg_am m ON m.oid = x.relam
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
+WHERE n.nspname = :schema AND c.relname = :table AND a.attname = :column
+  AND m.amname = 'btree' AND i.indisvalid AND i.indpred IS NULL
+"""
 
 
 class PostgresEngine(Engine):
@@ -128,6 +171,151 @@ class PostgresEngine(Engine):
                 return SideError(f"{self.place}: {text}; {advice}")
         return PermanentError(f"{self.place}: {text}")
 
+    # --- the connector's half -----------------------------------------------------------------------------------------
+
+    @property
+    def host(self) -> str | None:
+        asked = self.url.query.get("host", ())
+        return self.url.host or (asked if isinstance(asked, str) else ",".join(asked)) or None
+
+    @property
+    def types(self) -> PostgresTypes:
+        from pipeline_sql.postgresql_types import PostgresTypes  # noqa: PLC0415 - loads Arrow, which the store needs not
+
+        return PostgresTypes()
+
+    def prepare_side(self, *, create: bool) -> None:
+        del create
+
+        # Both would else come as parsed objects, and lose how they were written.
+        @event.listens_for(self.sa, "connect")
+        def on_connect(connection: Any, record: Any) -> None:
+            from psycopg.types.string import TextLoader  # noqa: PLC0415
+
+            del record
+            for name in ("json", "jsonb", "uuid"):
+                connection.adapters.register_loader(name, TextLoader)
+
+    @contextmanager
+    def transaction(self, connection: sa.Connection, *, writing: bool) -> Iterator[None]:
+        with super().transaction(connection, writing=writing):
+            if writing:
+                # A worker that stands still while it holds the ledger's lock is cut off before its lease ends.
+                limit = f"SET LOCAL idle_in_transaction_session_timeout = {_STANDSTILL_S * 1000}"
+                connection.exec_driver_sql(limit)
+            yield
+
+    def lost(self, connection: sa.Connection) -> bool:
+        return super().lost(connection) or bool(getattr(connection.connection.driver_connection, "closed", False))
+
+    @contextmanager
+    def limited(self, connection: sa.Connection) -> Iterator[None]:
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {max(1, round(self.timeout_s * 1000))}")
+        yield
+
+    def table(self, connection: sa.Connection, schema: str | None, name: str) -> Table | None:
+        from pipeline_sql.postgresql_types import PostgresColumn  # noqa: PLC0415
+
+        quoted = ['"' + part.replace('"', '""') + '"' for part in (schema, name) if part is not None]
+        found = connection.execute(sa.text(_RELATION), {"name": ".".join(quoted)}).one_or_none()
+        if found is None:
+            return None
+        columns = tuple(
+            PostgresColumn(
+                each.name,
+                each.declared,
+                required=each.required,
+                generated=each.generated,
+                type=each.type,
+                array=each.is_array,
+                modifier=each.modifier,
+            )
+            for each in connection.execute(sa.text(_COLUMNS), {"id": found.id})
+        )
+        return Table(found.schema, found.name, columns, found.kind in ("v", "m"))
+
+    def indexed(self, connection: sa.Connection, table: Table, column: Column) -> bool:
+        asked = {"schema": table.schema, "table": table.name, "column": column.name}
+        return connection.execute(sa.text(_INDEXED), asked).first() is not None
+
+    def count_ranges(
+        self, connection: sa.Connection, table: Table, column: Column, ranges: Sequence[Range], *, indexed: bool
+    ) -> list[int]:
+        if len(ranges) <= 1:
+            return super().count_ranges(connection, table, column, ranges, indexed=indexed)
+        kind = sa.ARRAY(sa.BigInteger() if isinstance(ranges[0][0], int) else _moment(ranges[0][0]))
+        if indexed:
+            lows, highs = (sa.literal(list(ends), kind) for ends in zip(*ranges, strict=True))
+            return self._count_each(connection, table, column, lows, highs)
+        cuts = sorted({end for each in ranges for end in each})
+        below = self._count_below(connection, table, column, cuts, kind)
+        return [below[high] - below[low] for low, high in ranges]
+
+    def _count_each(self, connection: sa.Connection, table: Table, column: Column, lows: Any, highs: Any) -> list[int]:
+        """Range by range, each a walk of the index, in one statement."""
+        asked = sa.func.unnest(lows, highs).table_valued("low", "high", with_ordinality="place", name="asked")
+        asked = asked.render_derived()
+        value = named_column(column.name)
+        rows = sa.select(sa.func.count()).select_from(table.clause())
+        count = rows.where(value >= asked.c.low, value < asked.c.high).correlate(asked).scalar_subquery()
+        found = connection.execute(sa.select(count).select_from(asked).order_by(asked.c.place))
+        return [int(number) for number in found.scalars()]
+
+    def _count_below(
+        self, connection: sa.Connection, table: Table, column: Column, cuts: list[Any], kind: sa.ARRAY[Any]
+    ) -> dict[Any, int]:
+        """The rows between the first cut and each one, from one reading of the whole table."""
+        value = named_column(column.name)
+        bucket = sa.func.width_bucket(value, sa.literal(cuts, kind)).label("bucket")
+        rows = sa.select(bucket, sa.func.count()).select_from(table.clause())
+        found = connection.execute(rows.where(value >= cuts[0], value < cuts[-1]).group_by(sa.text("1")))
+        counts = {int(place): int(number) for place, number in found}
+        return dict(zip(cuts, accumulate((counts.get(n, 0) for n in range(1, len(cuts))), initial=0), strict=True))
+
+    @contextmanager
+    def fetching(self, connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Callable[[int], Rows]]:
+        # A cursor of the server, which sends no rows before they are asked for; the driver's own, without wrapping.
+        compiled = query.compile(connection)
+        driver: Any = connection.connection.driver_connection
+        try:
+            with driver.cursor(name="pipeline_extract") as cursor:
+                cursor.execute(str(compiled), compiled.params)
+                yield cursor.fetchmany
+        except self.sa.dialect.loaded_dbapi.DataError as error:
+            if error.sqlstate is not None:
+                raise
+            raise PermanentError(
+                f"{self.place}: found a date or time that cannot be kept, such as infinity, 24:00 or one before the "
+                "year 1; correct the row, or exclude the column"
+            ) from None
+
+    def fill(
+        self,
+        connection: sa.Connection,
+        scratch: sa.TableClause,
+        loading: Loading,
+        batches: Iterable[Any],
+        window: Window,
+    ) -> None:
+        import pyarrow as pa  # noqa: PLC0415
+
+        into = connection.dialect.identifier_preparer.format_table(scratch)
+        driver: Any = connection.connection.driver_connection
+        encoder = None
+        with driver.cursor() as cursor, cursor.copy(f"COPY {into} FROM STDIN (FORMAT BINARY)") as copy:
+            for batch in batches:
+                for at in range(0, max(1, len(batch)), _COPIED_ROWS):
+                    arrays = loading.values(batch.slice(at, _COPIED_ROWS), window)
+                    if encoder is None:
+                        encoder = self.types.encoder(loading.columns, arrays)
+                        copy.write(encoder.write_header())
+                    names = [f"c{index}" for index in range(len(arrays))]
+                    copy.write(encoder.write_batch(pa.RecordBatch.from_arrays(arrays, names)))
+            if encoder is not None:
+                copy.write(encoder.finish())
+
+    # --- errors -------------------------------------------------------------------------------------------------------
+
     def _without_code(self, error: Exception, cause: Exception) -> PipelineError:
         if not isinstance(cause, self.sa.dialect.loaded_dbapi.OperationalError):
             if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
@@ -140,6 +328,10 @@ class PostgresEngine(Engine):
         if "does not exist" in text and "FATAL" in text:
             return SideError(f"{self.place}: {text}; create it, or correct the url")
         return TransientError(f"{self.place}: {text}; {_HEALS_FOR_ALL['08']}", side_down=True)
+
+
+def _moment(value: datetime) -> sa.TIMESTAMP:
+    return sa.TIMESTAMP(timezone=value.tzinfo is not None)
 
 
 def _lock(connection: sa.Connection, name: str) -> None:
