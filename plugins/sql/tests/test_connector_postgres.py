@@ -605,6 +605,10 @@ def test_a_publication_that_stands_still_is_cut_off(
         stand_still()
     monkeypatch.undo()
     assert filled.count(DAY) == 3
+    for _ in range(2):  # what was uploaded went with the session: again and again the same, and no fault of the window
+        with pytest.raises(TransientError, match="the session that held the uploaded rows is gone") as raised:
+            publish(filled, given)
+        assert raised.value.side_down
     filled.upload(given)
     assert publish(filled, given) == 1
 

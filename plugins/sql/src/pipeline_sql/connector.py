@@ -27,6 +27,7 @@ from pipeline_core import (
     SideError,
     Source,
     Target,
+    TransientError,
     Window,
 )
 from pipeline_core.ledger import enter
@@ -388,6 +389,12 @@ class SqlConnector(Source, Target):
         if self._session is None:
             raise PermanentError(
                 f"{self._place}: nothing is uploaded in this session; upload, then publish in the same one"
+            )
+        if self._engine.lost(self._session):
+            # A connection that is made anew in its place holds no scratch.
+            raise TransientError(
+                f"{self._place}: the session that held the uploaded rows is gone; they are uploaded again",
+                side_down=True,
             )
         with self._engine.transaction(self._session, writing=True):
             yield _Publication(self._engine, self._session, self._ledger, self._scratch_of, self._place)
