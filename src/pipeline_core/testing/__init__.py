@@ -1,7 +1,17 @@
-"""Conformance suites for plugins, and a record store in memory. Needs `windowed-pipeline[testing]`."""
+"""Conformance suites for plugins, and a record store and a side in memory. Needs `windowed-pipeline[testing]`."""
 
+from pipeline_core.testing.connectors import ConnectorSuite
 from pipeline_core.testing.findings import BrokenPromiseError
+from pipeline_core.testing.memory_connector import MemoryConnector, MemorySettings, MemoryTable
 from pipeline_core.testing.memory_store import MemoryRecordStore
 from pipeline_core.testing.stores import RecordStoreSuite
 
-__all__ = ["BrokenPromiseError", "MemoryRecordStore", "RecordStoreSuite"]
+__all__ = [
+    "BrokenPromiseError",
+    "ConnectorSuite",
+    "MemoryConnector",
+    "MemoryRecordStore",
+    "MemorySettings",
+    "MemoryTable",
+    "RecordStoreSuite",
+]
