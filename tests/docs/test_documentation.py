@@ -40,7 +40,7 @@ def test_the_tests_that_hold_the_promises_exist() -> None:
         for name in names:
             file, _, function = name.partition("::")
             if file:
-                place = ROOT / file if file.startswith("plugins/") else ROOT / "tests" / file
+                place = ROOT / file if file.startswith(("plugins/", "src/")) else ROOT / "tests" / file
             assert place is not None
             assert place.exists(), f"promise {number}: {place}"
             assert not function or f"def {function}(" in place.read_text(), f"promise {number}: {name}"

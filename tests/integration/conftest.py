@@ -22,8 +22,9 @@ WINDOWS = 6
 NOW = "2013-03-10T12:00"
 HELPERS = Path(__file__).parent / "helpers"
 RUN = """
-import json, sys
+import json, signal, sys
 from pipeline_core.pipeline import Pipeline
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins with it ignored
 with Pipeline.from_mapping(json.loads(sys.argv[1])) as pipeline:
     print(json.dumps(pipeline.run(now=sys.argv[2]).as_mapping()))
 """

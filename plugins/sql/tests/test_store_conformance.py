@@ -1,0 +1,92 @@
+"""The SQL record store keeps what every record store promises, on each engine."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline_core import RecordStore
+from pipeline_core.testing import RecordStoreSuite
+from pipeline_sql.store import opened
+
+
+class TestSqlStoreOnSqlite(RecordStoreSuite):
+    """Each store in a file of its own, copied from one that has the tables already."""
+
+    @pytest.fixture(autouse=True)
+    def _files(self, clocked: Callable[[str], Any], tmp_path: Path) -> None:
+        self.engine_of = clocked
+        self.template = tmp_path / "template.db"
+        self.engines: dict[RecordStore, Any] = {}
+        with opened(clocked(f"sqlite:///{self.template}")):
+            pass
+
+    @contextmanager
+    def open_store(self) -> Iterator[RecordStore]:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "records.db"
+            shutil.copy(self.template, path)
+            with self._opened(path) as store:
+                yield store
+
+    def open_again(self, store: RecordStore) -> AbstractContextManager[RecordStore]:
+        return self._opened(Path(self.engines[store].url.database))
+
+    def set_clock(self, store: RecordStore, us: int) -> None:
+        self.engines[store].clock_us = us
+
+    @contextmanager
+    def _opened(self, path: Path) -> Iterator[RecordStore]:
+        engine = self.engine_of(f"sqlite:///{path}")
+        with opened(engine) as store:
+            self.engines[store] = engine
+            try:
+                yield store
+            finally:
+                del self.engines[store]
+
+
+class TestSqlStoreOnPostgres(RecordStoreSuite):
+    """Each store in a database of its own; one that was closed is emptied and used again."""
+
+    examples = 30
+
+    @pytest.fixture(autouse=True)
+    def _server(self, clocked: Callable[[str], Any], postgres_server: Any) -> None:
+        self.server = postgres_server
+        self.engine_of = clocked
+        self.free: list[str] = []
+        self.engines: dict[RecordStore, Any] = {}
+
+    @contextmanager
+    def open_store(self) -> Iterator[RecordStore]:
+        url = self.free.pop() if self.free else self.server.url(self.server.new_database())
+        with self._opened(url) as store:
+            with self.engines[store].writing() as connection:
+                for table in ("records", "events"):
+                    connection.exec_driver_sql(f"DELETE FROM pipeline_core_{table}")
+                connection.exec_driver_sql("UPDATE pipeline_core_fence SET last = 0")
+            yield store
+        self.free.append(url)
+
+    def open_again(self, store: RecordStore) -> AbstractContextManager[RecordStore]:
+        return self._opened(self.engines[store].url.render_as_string(hide_password=False))
+
+    def set_clock(self, store: RecordStore, us: int) -> None:
+        self.engines[store].clock_us = us
+
+    @contextmanager
+    def _opened(self, url: str) -> Iterator[RecordStore]:
+        engine = self.engine_of(url)
+        with opened(engine) as store:
+            self.engines[store] = engine
+            try:
+                yield store
+            finally:
+                del self.engines[store]
