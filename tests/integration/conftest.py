@@ -1,4 +1,4 @@
-"""A small world to move data in: a SQLite source and target, a store and a stage, in one folder."""
+"""A small world to move data in: source, target and store in one kind of database, and a stage in a folder."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -39,23 +40,25 @@ class World:
 
     def insert(self, minutes: Sequence[int], first_id: int = 0) -> None:
         """Rows so many minutes after midnight."""
-        with self.connection("source") as connection:
-            columns = "id integer primary key, ts timestamp not null, value real, note text"
-            connection.execute(f"create table if not exists events ({columns})")
-            connection.execute("create index if not exists events_ts on events (ts)")
-            connection.executemany(
-                "insert into events values (?, ?, ?, ?)",
-                [
-                    (
-                        first_id + n,
-                        f"{BEGIN + timedelta(minutes=m):%Y-%m-%d %H:%M:%S}",
-                        m / 8,
-                        None if m % 2 else f"nöte {m}",
-                    )
-                    for n, m in enumerate(minutes)
-                ],
-            )
-        connection.close()
+        columns = "id integer primary key, ts timestamp not null, value real, note text"
+        self.query("source", f"create table if not exists events ({columns})")
+        self.query("source", "create index if not exists events_ts on events (ts)")
+        self.write(
+            [
+                (
+                    first_id + n,
+                    f"{BEGIN + timedelta(minutes=m):%Y-%m-%d %H:%M:%S}",
+                    m / 8,
+                    None if m % 2 else f"nöte {m}",
+                )
+                for n, m in enumerate(minutes)
+            ]
+        )
+
+    def write(self, rows: list[tuple[Any, ...]]) -> None:
+        """Adds rows to the source."""
+        with closing(self.connection("source")) as connection, connection:
+            connection.executemany("insert into events values (?, ?, ?, ?)", rows)
 
     def config(self, **changes: Any) -> dict[str, Any]:
         """The pipeline's mapping."""
@@ -126,9 +129,55 @@ class World:
         ledger = self.query("target", "select start_us, end_us from pipeline_ledger order by start_us")
         assert len(ledger) == len(set(ledger))
         assert set(ledger) <= {(start, end) for start, end, _ in spans}
-        tables = {name for (name,) in self.query("target", "select name from sqlite_master where type = 'table'")}
-        assert tables == {"events", "pipeline_ledger", "pipeline_ledger_head"}
+        assert self.tables() == {"events", "pipeline_ledger", "pipeline_ledger_head"}
         assert [path for path in self.staged() if path.is_file()] == []
+
+    def tables(self) -> set[str]:
+        """What stands in the target."""
+        return {name for (name,) in self.query("target", "select name from sqlite_master where type = 'table'")}
+
+
+class PostgresWorld(World):
+    """The same on PostgreSQL: three databases of one server."""
+
+    def __init__(self, folder: Path, server: Any) -> None:
+        self.server = server
+        self.databases = {name: server.new_database() for name in ("source", "target", "records")}
+        super().__init__(folder)
+
+    def url(self, name: str) -> str:
+        return str(self.server.url(self.databases[name]))
+
+    def connection(self, name: str) -> Any:
+        import psycopg
+
+        return psycopg.connect(self.server.dsn(self.databases[name]))
+
+    def query(self, name: str, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        with self.connection(name) as connection:
+            cursor = connection.execute(sql, values or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def write(self, rows: list[tuple[Any, ...]]) -> None:
+        with self.connection("source") as connection:
+            connection.cursor().executemany("insert into events values (%s, %s, %s, %s)", rows)
+
+    def rows(self, name: str) -> list[tuple[Any, ...]]:
+        return self.query(name, "select id, ts, value, note from events order by id, ts")
+
+    def tables(self) -> set[str]:
+        # Temporary tables end with their session; those of a server that was killed, when it next tidies up.
+        listed = (
+            "select relname from pg_class where relkind = 'r' and relpersistence = 'p' "
+            "and relnamespace = 'public'::regnamespace"
+        )
+        return {name for (name,) in self.query("target", listed)}
+
+
+@pytest.fixture
+def postgres_world(tmp_path: Path, postgres_server: Any) -> PostgresWorld:
+    """A fresh world on PostgreSQL."""
+    return PostgresWorld(tmp_path, postgres_server)
 
 
 @pytest.fixture

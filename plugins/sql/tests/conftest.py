@@ -13,13 +13,14 @@ import sqlalchemy as sa
 from pipeline_core import Claim, Context, Load, Record, Secret, Staged, Window
 from pipeline_sql import SqlSettings
 from pipeline_sql.connector import SqlConnector
+from pipeline_sql.engines.postgresql import PostgresEngine
 from pipeline_sql.engines.sqlite import SqliteEngine
 
 NOON_US = 1_700_000_000_000_000
 
 
-class ClockedEngine(SqliteEngine):
-    """SQLite under a clock that a test sets."""
+class Clocked:
+    """A clock that a test sets."""
 
     clock_us = NOON_US
 
@@ -28,10 +29,34 @@ class ClockedEngine(SqliteEngine):
         return self.clock_us
 
 
+class ClockedSqlite(Clocked, SqliteEngine):
+    """SQLite under that clock."""
+
+
+class ClockedPostgres(Clocked, PostgresEngine):
+    """PostgreSQL under that clock."""
+
+
+CLOCKED = {"sqlite": ClockedSqlite, "postgresql": ClockedPostgres}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a new database, of each engine in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'records.db'}"
+    return str(request.getfixturevalue("postgres_url"))
+
+
 @pytest.fixture
-def clocked() -> Callable[[Path], ClockedEngine]:
-    """An engine of a SQLite file, with `clock_us` to set."""
-    return lambda path: ClockedEngine(sa.make_url(f"sqlite:///{path}"), timeout_s=30)
+def clocked() -> Callable[[str], Any]:
+    """An engine of a URL, with `clock_us` to set."""
+
+    def made(url: str) -> Any:
+        parsed = sa.make_url(url)
+        return CLOCKED[parsed.get_backend_name()](parsed, timeout_s=30)
+
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The SQL record store on SQLite, through its public verbs."""
+"""The SQL record store on each engine, through its public verbs."""
 
 from __future__ import annotations
 
@@ -53,17 +53,22 @@ MINUTE_US = 60_000_000
 LATER_US = 10**15
 FAR = Window.from_us(10**14, 10**14 + 1)  # no record is there
 
-Clocked = Callable[[Path], Any]
+Clocked = Callable[[str], Any]
+
+on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+on_postgresql = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "records.db"
+def engine(clocked: Clocked, url: str) -> Any:
+    return clocked(url)
 
 
-@pytest.fixture
-def engine(clocked: Clocked, path: Path) -> Any:
-    return clocked(path)
+def edit(engine: Any, *statements: str) -> None:
+    """Writes past the store, as a person with a database tool would."""
+    with engine.sa.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
 
 
 @pytest.fixture
@@ -249,27 +254,27 @@ def test_superseding_tells_one_event_a_record_and_one_a_plan(store: SqlRecordSto
     assert replanned.fields["to"] == "1970-01-01T00:00:00.000020Z"
 
 
-def test_uniqueness_concerns_live_records_only(store: SqlRecordStore, path: Path) -> None:
+def test_uniqueness_concerns_live_records_only(store: SqlRecordStore, engine: Any) -> None:
     """Many superseded records may share a start; the database itself refuses a second live one."""
     for number in range(3):
         store.apply(plan(1, fields={"version": number}))
         store.apply(Change("p", [removal(store, 0)]))
     store.apply(plan(1))
     assert len(store.records("p", Status.SUPERSEDED)) == 3
-    with closing(sqlite3.connect(path)) as raw, pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
-        raw.execute("UPDATE pipeline_core_records SET live = 1")
+    with pytest.raises(sa.exc.IntegrityError, match=r"UNIQUE|uq_pipeline_core_records_live|ex_pipeline_core"):
+        edit(engine, "UPDATE pipeline_core_records SET live = 1")
 
 
-def test_the_database_refuses_a_span_that_is_none(store: SqlRecordStore, path: Path) -> None:
+def test_the_database_refuses_a_span_that_is_none(store: SqlRecordStore, engine: Any) -> None:
     """A row written past the store cannot end before it starts."""
     store.apply(plan(1))
-    with closing(sqlite3.connect(path)) as raw, pytest.raises(sqlite3.IntegrityError, match="CHECK"):
-        raw.execute("UPDATE pipeline_core_records SET end_us = start_us")
+    with pytest.raises(sa.exc.IntegrityError, match=r"CHECK|ck_pipeline_core_records_span"):
+        edit(engine, "UPDATE pipeline_core_records SET end_us = start_us")
 
 
-def test_a_hundred_thousand_records_and_back(store: SqlRecordStore) -> None:
+def test_a_hundred_thousand_records_and_back(store: SqlRecordStore, engine: Any) -> None:
     """A change in bulk adds, and one in bulk supersedes, in order and complete."""
-    many = tuple(additions(100_000))
+    many = tuple(additions(100_000 if engine.name == "sqlite" else 20_000))  # a server answers each row anew
     assert store.apply(Change("p", add=many)).add == many
     assert starts(store) == [addition.start_us for addition in many]
     gone = tuple(Removal(start, end, 0, "all") for start, end, _ in many[1:])
@@ -597,13 +602,14 @@ def test_a_long_log_is_read_whole(store: SqlRecordStore, engine: Any) -> None:
     assert len(list(store.events("p"))) == 45_001
 
 
-def test_fields_that_are_no_json_object_any_more_read_as_none(store: SqlRecordStore, path: Path) -> None:
+def test_fields_that_are_no_json_object_any_more_read_as_none(store: SqlRecordStore, engine: Any) -> None:
     """Someone edited the table: planning sees it, and neither reading nor claiming fails."""
     store.apply(plan(3, fields={"key": 1}))
-    with closing(sqlite3.connect(path)) as raw:
-        raw.execute("UPDATE pipeline_core_records SET fields = 'oops', evidence = '{' WHERE start_us = 0")
-        raw.execute("UPDATE pipeline_core_records SET fields = '[1]' WHERE start_us = 10")
-        raw.commit()
+    edit(
+        engine,
+        "UPDATE pipeline_core_records SET fields = 'oops', evidence = '{' WHERE start_us = 0",
+        "UPDATE pipeline_core_records SET fields = '[1]' WHERE start_us = 10",
+    )
     assert [span.fields for span in store.spans("p")] == [None, None, {"key": 1}]
     record = claim_one(store).record
     assert (record.fields, record.evidence) == (None, {"unreadable": "{"})
@@ -649,6 +655,7 @@ def steps_of_a_claim(engine: Any, store: SqlRecordStore) -> int:
     return hundreds
 
 
+@on_sqlite
 def test_a_claim_costs_the_same_behind_any_number_of_records(store: SqlRecordStore, engine: Any) -> None:
     """Done records, records in backoff and pending ones: an index leads past all of them."""
     store.apply(plan(20))
@@ -661,7 +668,8 @@ def test_a_claim_costs_the_same_behind_any_number_of_records(store: SqlRecordSto
     assert steps_of_a_claim(engine, store) <= few + 5
 
 
-def test_each_statement_of_a_claim_walks_an_index(store: SqlRecordStore, engine: Any, path: Path) -> None:
+@on_sqlite
+def test_each_statement_of_a_claim_walks_an_index(store: SqlRecordStore, engine: Any) -> None:
     """No statement reads the whole table, and none sorts: the index already has the order."""
     store.apply(plan(20))
     with engine.sa.connect() as connection:
@@ -675,7 +683,7 @@ def test_each_statement_of_a_claim_walks_an_index(store: SqlRecordStore, engine:
     driver.set_trace_callback(None)
     statements = [text for text in said if text.startswith(("SELECT", "UPDATE"))]
     assert len(statements) > 10
-    with closing(sqlite3.connect(path)) as raw:
+    with closing(sqlite3.connect(engine.url.database)) as raw:
         for text in statements:
             steps = [row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN {text}")]
             assert not [step for step in steps if "TEMP B-TREE" in step], text
@@ -701,26 +709,25 @@ def test_the_migrations_make_the_tables_of_the_schema(store: SqlRecordStore, eng
     assert ScriptDirectory.from_config(config).get_current_head() == schema.HEAD
 
 
-def test_the_store_lives_beside_another_user_of_alembic(clocked: Clocked, path: Path) -> None:
+def test_the_store_lives_beside_another_user_of_alembic(engine: Any) -> None:
     """Its version is in a table of its own, so that a database may hold another application's tables."""
-    with closing(sqlite3.connect(path)) as raw:
-        raw.execute("CREATE TABLE alembic_version (version_num TEXT)")
-        raw.execute("INSERT INTO alembic_version VALUES ('theirs')")
-        raw.commit()
-    with opened(clocked(path)) as store:
+    edit(
+        engine,
+        "CREATE TABLE alembic_version (version_num TEXT)",
+        "INSERT INTO alembic_version VALUES ('theirs')",
+    )
+    with opened(engine) as store:
         store.apply(plan(1))
-    with closing(sqlite3.connect(path)) as raw:
-        assert raw.execute("SELECT version_num FROM alembic_version").fetchall() == [("theirs",)]
+        with engine.sa.connect() as connection:
+            assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars().all() == ["theirs"]
 
 
-def test_a_newer_schema_is_refused(clocked: Clocked, path: Path) -> None:
+def test_a_newer_schema_is_refused(clocked: Clocked, url: str) -> None:
     """An older program must not write into tables that it does not know."""
-    with opened(clocked(path)):
-        pass
-    with closing(sqlite3.connect(path)) as raw:
-        raw.execute("UPDATE pipeline_core_version SET version_num = '9999'")
-        raw.commit()
-    with pytest.raises(SideError, match=r"records\.db.*'9999'.*upgrade windowed-pipeline-sql"), opened(clocked(path)):
+    engine = clocked(url)
+    with opened(engine):
+        edit(engine, "UPDATE pipeline_core_version SET version_num = '9999'")
+    with pytest.raises(SideError, match=r"'9999'.*upgrade windowed-pipeline-sql"), opened(clocked(url)):
         pass
 
 
@@ -759,9 +766,10 @@ def test_a_lock_that_is_not_freed_is_transient(tmp_path: Path) -> None:
     open_once(url)
 
 
-def test_a_full_disk_stops_the_side(tmp_path: Path, clocked: Clocked) -> None:
+@on_sqlite
+def test_a_full_disk_stops_the_side(clocked: Clocked, url: str) -> None:
     """A store that cannot grow refuses every window alike, until there is space; what was applied half is undone."""
-    engine = clocked(tmp_path / "r.db")
+    engine = clocked(url)
     with opened(engine) as store:
         store.apply(plan(1))
         with engine.sa.connect() as connection:
@@ -868,16 +876,16 @@ from pathlib import Path
 from pipeline_core import *
 from pipeline_sql.engines import open_engine
 from pipeline_sql.store import opened
-path = Path(sys.argv[1])
-engine = open_engine(Secret(f"sqlite:///{path}"), timeout_s=60)
+folder = Path(sys.argv[2])
+engine = open_engine(Secret(sys.argv[1]), timeout_s=60)
 # All start together, once the last one has loaded its modules.
-(path.parent / f"ready-{time.time_ns()}").touch()
-while len(list(path.parent.glob("ready-*"))) < 8:
+(folder / f"ready-{time.time_ns()}").touch()
+while len(list(folder.glob("ready-*"))) < 8:
     time.sleep(0.001)
 """
 
 
-def test_many_processes_open_a_new_file_and_never_claim_one_window_twice(path: Path) -> None:
+def test_many_processes_open_a_new_file_and_never_claim_one_window_twice(url: str, tmp_path: Path) -> None:
     """Eight at once: one makes the tables, one plan of 400 windows takes effect, each window is claimed once."""
     code = """
 with opened(engine) as store:
@@ -889,7 +897,7 @@ with opened(engine) as store:
             store.settle(claim, Verdict(Status.DONE, "done", Outcome.LOADED))
     print(json.dumps([len(applied.add), got]))
 """
-    printed = run_processes(8, PREAMBLE + code, str(path))
+    printed = run_processes(8, PREAMBLE + code, url, str(tmp_path))
     assert sorted(added for added, _ in printed) == [0] * 7 + [400]
     got = [tuple(claimed) for _, claims in printed for claimed in claims]
     assert sorted(start for start, _ in got) == [number * 10 for number in range(400)]

@@ -1,4 +1,4 @@
-"""The SQL record store on SQLite keeps what every record store promises."""
+"""The SQL record store keeps what every record store promises, on each engine."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class TestSqlStoreOnSqlite(RecordStoreSuite):
     """Each store in a file of its own, copied from one that has the tables already."""
 
     @pytest.fixture(autouse=True)
-    def _files(self, clocked: Callable[[Path], Any], tmp_path: Path) -> None:
+    def _files(self, clocked: Callable[[str], Any], tmp_path: Path) -> None:
         self.engine_of = clocked
         self.template = tmp_path / "template.db"
         self.engines: dict[RecordStore, Any] = {}
-        with opened(clocked(self.template)):
+        with opened(clocked(f"sqlite:///{self.template}")):
             pass
 
     @contextmanager
@@ -43,7 +43,47 @@ class TestSqlStoreOnSqlite(RecordStoreSuite):
 
     @contextmanager
     def _opened(self, path: Path) -> Iterator[RecordStore]:
-        engine = self.engine_of(path)
+        engine = self.engine_of(f"sqlite:///{path}")
+        with opened(engine) as store:
+            self.engines[store] = engine
+            try:
+                yield store
+            finally:
+                del self.engines[store]
+
+
+class TestSqlStoreOnPostgres(RecordStoreSuite):
+    """Each store in a database of its own; one that was closed is emptied and used again."""
+
+    examples = 30
+
+    @pytest.fixture(autouse=True)
+    def _server(self, clocked: Callable[[str], Any], postgres_server: Any) -> None:
+        self.server = postgres_server
+        self.engine_of = clocked
+        self.free: list[str] = []
+        self.engines: dict[RecordStore, Any] = {}
+
+    @contextmanager
+    def open_store(self) -> Iterator[RecordStore]:
+        url = self.free.pop() if self.free else self.server.url(self.server.new_database())
+        with self._opened(url) as store:
+            with self.engines[store].writing() as connection:
+                for table in ("records", "events"):
+                    connection.exec_driver_sql(f"DELETE FROM pipeline_core_{table}")
+                connection.exec_driver_sql("UPDATE pipeline_core_fence SET last = 0")
+            yield store
+        self.free.append(url)
+
+    def open_again(self, store: RecordStore) -> AbstractContextManager[RecordStore]:
+        return self._opened(self.engines[store].url.render_as_string(hide_password=False))
+
+    def set_clock(self, store: RecordStore, us: int) -> None:
+        self.engines[store].clock_us = us
+
+    @contextmanager
+    def _opened(self, url: str) -> Iterator[RecordStore]:
+        engine = self.engine_of(url)
         with opened(engine) as store:
             self.engines[store] = engine
             try:

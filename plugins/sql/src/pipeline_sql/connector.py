@@ -27,6 +27,7 @@ from pipeline_core import (
     SideError,
     Source,
     Target,
+    TransientError,
     Window,
 )
 from pipeline_core.ledger import enter
@@ -87,7 +88,7 @@ class SqlConnector(Source, Target):
         settings = self._settings
         given = {
             "technology": url.get_backend_name(),
-            "host": url.host,
+            "host": self._engine.host,
             "port": url.port,
             "user": url.username,
             "database": self._engine.database,
@@ -314,7 +315,7 @@ class SqlConnector(Source, Target):
         if side is not None and side.table.view:
             raise SideError(f"{self._place}: it is a view, which no row can be written to; name the table behind it")
         if side is None or not self._ledger_ready:
-            with engine.writing() as connection:
+            with engine.migrating() as connection:
                 self._ledger.prepare(connection)
                 # Not kept: what this transaction makes may yet be rolled back, and its version given to another schema.
                 side = self._look(connection) or self._create(connection, schema, names)
@@ -351,9 +352,7 @@ class SqlConnector(Source, Target):
         # The transaction touches temporary tables alone, so it locks nothing that others see.
         with self._engine.transaction(session, writing=False):
             table = self._engine.create_scratch(session, name, loading.columns)
-            for batch in batches:
-                for rows in loading.rows(batch, load.window):
-                    self._engine.insert_rows(session, table, loading.columns, rows)
+            self._engine.fill(session, table, loading, batches, load.window)
         self._scratch[load.claim.record.pipeline, load.window] = _Scratch(
             load.claim.fence, load.staged.key, side, table, loading.columns
         )
@@ -363,6 +362,9 @@ class SqlConnector(Source, Target):
             return self._engine.sa.connect()
 
     def discard(self, claim: Claim) -> None:
+        if self._session is not None and self._engine.lost(self._session):
+            self._scratch.clear()  # it went with the session
+            self._end_session()
         key = (claim.record.pipeline, claim.window)
         scratch = self._scratch.get(key)
         if scratch is None or scratch.fence > claim.fence or self._session is None:
@@ -387,6 +389,12 @@ class SqlConnector(Source, Target):
         if self._session is None:
             raise PermanentError(
                 f"{self._place}: nothing is uploaded in this session; upload, then publish in the same one"
+            )
+        if self._engine.lost(self._session):
+            # A connection that is made anew in its place holds no scratch.
+            raise TransientError(
+                f"{self._place}: the session that held the uploaded rows is gone; they are uploaded again",
+                side_down=True,
             )
         with self._engine.transaction(self._session, writing=True):
             yield _Publication(self._engine, self._session, self._ledger, self._scratch_of, self._place)

@@ -69,17 +69,19 @@ class Loading:
 
     def rows(self, batch: pa.RecordBatch, window: Window) -> Iterator[Rows]:
         """Driver values, a few rows at a time. Raises PermanentError for a value that would not survive."""
+        for at in range(0, len(batch), _WRITTEN_ROWS):
+            yield list(zip(*self.values(batch.slice(at, _WRITTEN_ROWS), window), strict=True))
+
+    def values(self, batch: pa.RecordBatch, window: Window) -> list[Any]:
+        """Driver values, column by column. Raises PermanentError for a value that would not survive."""
         if batch.schema.names != self.schema.names or batch.schema.types != self.schema.types:
             raise PermanentError(
                 f"{self.place}: found a staged batch whose columns differ from the first one's; expected one schema a "
                 "window: extract it again"
             )
-        for at in range(0, len(batch), _WRITTEN_ROWS):
-            some = batch.slice(at, _WRITTEN_ROWS).columns
-            values = [self._values(array, column, window) for array, column in zip(some, self.columns, strict=True)]
-            yield list(zip(*values, strict=True))
+        return [self._values(array, column, window) for array, column in zip(batch.columns, self.columns, strict=True)]
 
-    def _values(self, array: pa.Array, column: Column, window: Window) -> list[Any]:
+    def _values(self, array: pa.Array, column: Column, window: Window) -> Any:
         place = f"{self.place}, column {column.name!r}"
         if column == self.timestamp:
             return self.timestamps.encode(checked(truncated(array), window, place))

@@ -20,6 +20,9 @@ from pyarrow import types as pt
 
 from pipeline_core import SideError
 from pipeline_core.zones import zone
+from pipeline_sql.kinds import kind as kind_of
+from pipeline_sql.kinds import plain as plain_of
+from pipeline_sql.kinds import unpacked
 from pipeline_sql.tables import Column
 from pipeline_sql.timestamps import INSTANT, EpochTimestamps, TextTimestamps, Timestamps
 
@@ -124,7 +127,7 @@ class SqliteTypes:
         return found
 
     def read(self, values: Sequence[Any], arrow: pa.DataType) -> pa.Array:
-        kind = _kind(arrow)
+        kind = kind_of(arrow)
         if not set(map(type, values)) <= _STORED.get(kind, {str}) | {type(None)}:
             raise TypeError("a value of another type")
         return _READERS.get(kind, _as_it_is)(values, arrow)
@@ -135,25 +138,25 @@ class SqliteTypes:
         return "TIMESTAMPTZ" if timezone is None else "TIMESTAMP"
 
     def declaration(self, arrow: pa.DataType) -> str | None:
-        plain = _plain(arrow)
-        kind = _kind(plain)
+        plain = plain_of(arrow)
+        kind = kind_of(plain)
         if kind == "decimal":
             return f"DECIMALTEXT({plain.precision},{plain.scale})"
         return _DECLARATIONS.get(kind)
 
     def accepts(self, column: Column, arrow: pa.DataType) -> bool:
-        kind = _kind(_plain(arrow))
+        kind = kind_of(plain_of(arrow))
         declared, precision, _ = _parsed(column.declared)
         if not declared or kind in {"null", "unknown"}:
             return kind != "unknown"
         if declared in _NUMERIC and precision is None:
             return kind in _TAKES["numeric"]
         target = self.arrow(column, None)
-        return target is not None and kind in _TAKES[_kind(target)]
+        return target is not None and kind in _TAKES[kind_of(target)]
 
     def write(self, array: pa.Array, column: Column) -> list[Any]:
-        array = _unpacked(array)
-        kind = _kind(array.type)
+        array = unpacked(array)
+        kind = kind_of(array.type)
         target = self.arrow(column, None)
         if _parsed(column.declared)[0] in _NUMERIC:
             return _write_numeric(array, kind, target)
@@ -187,44 +190,6 @@ def _decimal(precision: int | None, scale: int) -> pa.DataType | None:
         if precision is not None and 1 <= precision <= most:
             return make(precision, scale)
     return None
-
-
-_KINDS: Final[tuple[tuple[str, Callable[[pa.DataType], bool]], ...]] = (
-    ("bool", pt.is_boolean),
-    ("int", pt.is_integer),
-    ("float", pt.is_floating),
-    ("decimal", pt.is_decimal),
-    ("text", lambda t: pt.is_string(t) or pt.is_large_string(t) or pt.is_string_view(t)),
-    (
-        "binary",
-        lambda t: pt.is_binary(t) or pt.is_large_binary(t) or pt.is_binary_view(t) or pt.is_fixed_size_binary(t),
-    ),
-    ("date", pt.is_date),
-    ("time", pt.is_time),
-    ("instant", lambda t: pt.is_timestamp(t) and t.tz is not None),
-    ("naive", pt.is_timestamp),
-    ("nested", pt.is_nested),
-    ("null", pt.is_null),
-)
-
-
-def _kind(arrow: pa.DataType) -> str:
-    return next((kind for kind, holds in _KINDS if holds(arrow)), "unknown")
-
-
-def _plain(arrow: pa.DataType) -> pa.DataType:
-    """The type of the values themselves, behind a dictionary or an extension."""
-    if pt.is_dictionary(arrow) or pt.is_run_end_encoded(arrow):
-        return _plain(arrow.value_type)
-    return _plain(arrow.storage_type) if isinstance(arrow, pa.BaseExtensionType) else arrow
-
-
-def _unpacked(array: pa.Array) -> pa.Array:
-    if pt.is_dictionary(array.type):
-        return _unpacked(array.dictionary_decode())
-    if pt.is_run_end_encoded(array.type):
-        return _unpacked(pc.run_end_decode(array))
-    return _unpacked(array.storage) if isinstance(array.type, pa.BaseExtensionType) else array
 
 
 # --- from SQLite ------------------------------------------------------------------------------------------------------

@@ -65,14 +65,16 @@ _of_request = (
     & (records.c.start_us < sa.bindparam("last_us"))
     & (records.c.end_us <= sa.bindparam("stable_us"))
 )
+# Written out, not passed: only so does PostgreSQL know, when it plans, that the partial index holds every such row.
+_is_pending = records.c.status == sa.literal_column(f"'{Status.PENDING}'")
+_is_running = records.c.status == sa.literal_column(f"'{Status.RUNNING}'")
 _OLDEST_READY = Prepared(
     sa.select(records)
-    .where(_of_request, records.c.status == Status.PENDING, records.c.due_us == 0)
+    .where(_of_request, _is_pending, records.c.due_us == 0)
     .order_by(records.c.start_us)
     .limit(sa.bindparam("limit"))
     .with_for_update(skip_locked=True)
 )
-_is_running = records.c.status == Status.RUNNING
 _of_owners = records.c.owner.in_(sa.bindparam("owners", expanding=True))
 _lapsed = records.c.due_us <= sa.bindparam("now_us")
 _RUNNING = sa.select(records).where(records.c.pipeline == sa.bindparam("pipeline"), _is_running)
@@ -81,24 +83,17 @@ _LAPSED_OR_DEAD = _RUNNING.where(_lapsed | _of_owners).with_for_update(skip_lock
 _DEAD = sa.select(records.c.id).where(_of_request, _is_running, _of_owners).limit(1)
 
 
-def _first_due(status: Status) -> sa.ScalarSelect[int]:
-    waiting = sa.select(records.c.due_us).where(_of_request, records.c.status == status, records.c.due_us > 0)
+def _first_due(has_status: sa.ColumnElement[bool]) -> sa.ScalarSelect[int]:
+    waiting = sa.select(records.c.due_us).where(_of_request, has_status, records.c.due_us > 0)
     return waiting.order_by(records.c.due_us).limit(1).scalar_subquery()
 
 
-_READY = (
-    sa.select(records.c.due_us).where(_of_request, records.c.status == Status.PENDING, records.c.due_us == 0).limit(1)
-)
-_DUE = sa.select(_READY.scalar_subquery(), _first_due(Status.PENDING), _first_due(Status.RUNNING))
-_END_BACKOFFS = Prepared(
-    sa.update(records)
-    .where(
-        records.c.pipeline == sa.bindparam("of_pipeline"),
-        records.c.status == Status.PENDING,
-        records.c.due_us > 0,
-        records.c.due_us <= sa.bindparam("now_us"),
-    )
-    .values(due_us=0)
+_READY = sa.select(records.c.due_us).where(_of_request, _is_pending, records.c.due_us == 0).limit(1)
+_DUE = sa.select(_READY.scalar_subquery(), _first_due(_is_pending), _first_due(_is_running))
+_BACKOFFS_OVER = Prepared(
+    sa.select(records.c.id)
+    .where(records.c.pipeline == sa.bindparam("pipeline"), _is_pending, records.c.due_us > 0, _lapsed)
+    .with_for_update(skip_locked=True)
 )
 _UPDATE = Prepared(sa.update(records).where(records.c.id == sa.bindparam("row_id")))
 _INSERT = Prepared(sa.insert(records))
@@ -187,6 +182,7 @@ class SqlRecordStore(RecordStore):
 
     def apply(self, change: Change) -> Change:
         with self._engine.writing() as connection:
+            self._engine.lock_plan(connection, change.pipeline)
             now_us = self._engine.now_us(connection)
             removed = _supersede(connection, change, now_us)
             added = _add(connection, change, now_us)
@@ -198,7 +194,7 @@ class SqlRecordStore(RecordStore):
         with self._engine.writing() as connection:
             now_us = self._engine.now_us(connection)
             _expire(connection, request, now_us)
-            _END_BACKOFFS.run(connection, [{"of_pipeline": request.pipeline, "now_us": now_us}])
+            _end_backoffs(connection, request, now_us)
             ready = _OLDEST_READY.rows(connection, {**_bounds(request), "limit": request.limit})
             return _hold(connection, ready, request, now_us) if ready else []
 
@@ -293,6 +289,13 @@ def _expire(connection: sa.Connection, request: ClaimRequest, now_us: int) -> No
     moves = [_crash(row, request, now_us) for row in rows]
     if moves:
         _move(connection, "expired", moves, now_us)
+
+
+def _end_backoffs(connection: sa.Connection, request: ClaimRequest, now_us: int) -> None:
+    """Makes what has waited long enough ready. Who finds the row locked need not wait: its holder does the same."""
+    over = _BACKOFFS_OVER.rows(connection, {"pipeline": request.pipeline, "now_us": now_us})
+    if over:
+        _UPDATE.run(connection, [{"row_id": row["id"], "due_us": 0} for row in over])
 
 
 def _crash(row: Row, request: ClaimRequest, now_us: int) -> _Move:

@@ -60,8 +60,11 @@ class Timestamps(Protocol):
         """Stored values as timestamp[us, UTC]. Raises PermanentError, or SideError where the settings do not fit."""
         ...
 
-    def encode(self, instants: pa.Array) -> list[Any]:
-        """A timestamp array with a zone as values to store. Raises PermanentError for what the column cannot hold."""
+    def encode(self, instants: pa.Array) -> Any:
+        """A timestamp array with a zone as values to store, in the form that `Types.write` gives.
+
+        Raises PermanentError for what the column cannot hold.
+        """
         ...
 
 

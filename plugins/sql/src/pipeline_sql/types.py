@@ -45,6 +45,9 @@ class Types(Protocol):
         """Whether a column can hold values of a staged type at all."""
         ...
 
-    def write(self, array: pa.Array, column: Column) -> list[Any]:
-        """Staged values as the driver takes them. Raises one of MISFIT where a value would not survive."""
+    def write(self, array: pa.Array, column: Column) -> Any:
+        """Staged values as the engine's upload takes them: a list, or an Arrow array.
+
+        Raises one of MISFIT where a value would not survive.
+        """
         ...

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from pipeline_core import PermanentError, PipelineError, SideError, TransientError
+from pipeline_core import PermanentError, PipelineError, SideError, TransientError, Window
 from pipeline_core.secrets import hide, redact
 from pipeline_sql.tables import Column, Range, Rows, Table, named, named_column
 
 if TYPE_CHECKING:  # the record store needs no Arrow
+    from pipeline_sql.loading import Loading
     from pipeline_sql.types import Types
 
 
@@ -62,6 +63,9 @@ class Engine:
         """A write transaction that one process at a time can hold: the lock under which the schema changes."""
         return self.writing()
 
+    def lock_plan(self, connection: sa.Connection, pipeline: str) -> None:
+        """Lets one transaction at a time plan a pipeline. Nothing to do where there is one writer at a time anyway."""
+
     @contextmanager
     def translated(self) -> Iterator[None]:
         """Turns the driver's errors into TransientError, SideError or PermanentError, without secrets."""
@@ -94,6 +98,11 @@ class Engine:
     # --- the connector's half -----------------------------------------------------------------------------------------
 
     @property
+    def host(self) -> str | None:
+        """The server's host; None where there is none."""
+        return self.url.host
+
+    @property
     def database(self) -> str | None:
         """The database's name, the same from wherever it is opened."""
         return self.url.database
@@ -103,7 +112,7 @@ class Engine:
         """What the database's types mean in Arrow. Raises SideError for an engine whose types are not known here."""
         raise SideError(
             f"{self.place}: the types of {self.url.get_backend_name()!r} are not known to this connector; "
-            "expected one of: sqlite"
+            "expected one of: postgresql, sqlite"
         )
 
     @contextmanager
@@ -112,6 +121,10 @@ class Engine:
         del writing
         with self.translated(), connection.begin():
             yield
+
+    def lost(self, connection: sa.Connection) -> bool:
+        """Whether a connection, and its temporary tables with it, is gone for good."""
+        return connection.invalidated or connection.closed
 
     @contextmanager
     def limited(self, connection: sa.Connection) -> Iterator[None]:
@@ -183,6 +196,19 @@ class Engine:
         listed = ", ".join(f"{quote(column.name)} {column.declared}" for column in columns)
         connection.exec_driver_sql(f"CREATE TEMPORARY TABLE {quote(name)} ({listed})")
         return named(None, name)
+
+    def fill(
+        self,
+        connection: sa.Connection,
+        scratch: sa.TableClause,
+        loading: Loading,
+        batches: Iterable[Any],
+        window: Window,
+    ) -> None:
+        """Writes Arrow batches into scratch."""
+        for batch in batches:
+            for rows in loading.rows(batch, window):
+                self.insert_rows(connection, scratch, loading.columns, rows)
 
     def insert_rows(
         self, connection: sa.Connection, scratch: sa.TableClause, columns: Sequence[Column], rows: Rows

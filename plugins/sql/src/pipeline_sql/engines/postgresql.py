@@ -1,0 +1,339 @@
+"""PostgreSQL by psycopg 3: many writers, row locks, and one clock, the server's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+
+from pipeline_core import ConfigError, PermanentError, PipelineError, SideError, TransientError, Window
+from pipeline_core.secrets import redact
+from pipeline_sql.engines.default import Engine
+from pipeline_sql.tables import Column, Range, Rows, Table, named_column
+
+if TYPE_CHECKING:  # the record store needs no Arrow
+    from pipeline_sql.loading import Loading
+    from pipeline_sql.postgresql_types import PostgresTypes
+
+_CONNECT_TIMEOUT_S = 10
+_SCHEMA_LOCK = "pipeline_core schema"
+_PLAN_LOCK = "pipeline_core plan of "
+
+# What codes of the server mean to the core, by how they begin (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+_HEALS = {
+    "40": "another transaction was in the way",
+    "55P03": "see what keeps its transaction open, or raise timeout_s",
+    "57014": "make an index on the timestamp column, or raise timeout_s",
+    "25P03": "the transaction stood still for too long",
+}
+_HEALS_FOR_ALL = {
+    "08": "check the server and the way to it",
+    "53100": "free some space on its disk",
+    "53": "the server has no more to give: wait, or raise its limits",
+    "57P": "the server ended the connection, or is starting",
+    "58": "check the server's disk and log",
+}
+_NEEDS_A_PERSON = {
+    "28": "check user and password",
+    "3D000": "create the database, or correct its name",
+    "3F000": "create the schema, or correct its name",
+    "42501": "grant this user the right",
+    "42P01": "create it, or correct its name",
+    "42703": "create it, or correct its name",
+    "25006": "connect to a server that may be written to",
+}
+# A refused connection carries no code, only the server's words.
+_REFUSED = {
+    "password authentication failed": _NEEDS_A_PERSON["28"],
+    "no password supplied": _NEEDS_A_PERSON["28"],
+    "authentication failed": _NEEDS_A_PERSON["28"],
+    "no pg_hba.conf entry": "let the server's pg_hba.conf admit this user from here",
+    "permission denied": _NEEDS_A_PERSON["42501"],
+    "is not permitted to log in": _NEEDS_A_PERSON["42501"],
+    "invalid connection option": "correct the url",
+}
+
+_STANDSTILL_S = 60  # a publication may do nothing for so long; well below any lease that is of use
+_COPIED_ROWS = 50_000  # encoded at a time
+
+_RELATION = """
+SELECT c.oid AS id, n.nspname AS schema, c.relname AS name, c.relkind::text AS kind
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid = to_regclass(:name) AND c.relkind IN ('r', 'p', 'f', 'v', 'm')
+"""
+# A domain counts as the type below it, an array as its elements.
+_COLUMNS = """
+SELECT a.attname AS name,
+       format_type(a.atttypid, a.atttypmod) AS declared,
+       a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AS required,
+       a.attgenerated <> '' OR a.attidentity = 'a' AS generated,
+       CASE WHEN e.typtype = 'e' THEN 'enum' ELSE e.typname END AS type,
+       b.typcategory = 'A' AND b.typelem <> 0 AS is_array,
+       CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END AS modifier
+FROM pg_attribute a
+JOIN pg_type t ON t.oid = a.atttypid
+JOIN pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
+JOIN pg_type e ON e.oid = CASE WHEN b.typcategory = 'A' AND b.typelem <> 0 THEN b.typelem ELSE b.oid END
+WHERE a.attrelid = :id AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum
+"""
+_INDEXED = """
+SELECT 1
+FROM pg_index i
+JOIN pg_class c ON c.oid = i.indrelid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_class x ON x.oid = i.indexrelid
+JOIN pg_am m ON m.oid = x.relam
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
+WHERE n.nspname = :schema AND c.relname = :table AND a.attname = :column
+  AND m.amname = 'btree' AND i.indisvalid AND i.indpred IS NULL
+"""
+
+
+class PostgresEngine(Engine):
+    """PostgreSQL. Waiting for a lock ends after the timeout."""
+
+    name = "postgresql"
+
+    def _create(self) -> sa.Engine:
+        if self.url.drivername == "postgresql":
+            self.url = self.url.set(drivername="postgresql+psycopg")
+        if self.url.get_driver_name() != "psycopg":
+            raise ConfigError(
+                f"url: found the driver {self.url.drivername!r}, expected postgresql+psycopg://; "
+                "pip install 'windowed-pipeline-sql[postgresql]' brings it"
+            )
+        known = {"connect_timeout": _CONNECT_TIMEOUT_S, "application_name": "pipeline-core"}
+        engine = sa.create_engine(
+            self.url,
+            hide_parameters=True,
+            # Each statement sees what was committed before it: a lock is of use only to what is read after it.
+            isolation_level="READ COMMITTED",
+            connect_args={name: value for name, value in known.items() if name not in self.url.query},
+        )
+
+        @event.listens_for(engine, "connect")
+        def on_connect(connection: Any, record: Any) -> None:
+            del record
+            milliseconds = max(1, round(self.timeout_s * 1000))
+            connection.execute(
+                f"SELECT set_config('lock_timeout', '{milliseconds}', false), set_config('TimeZone', 'UTC', false)"
+            )
+            connection.commit()
+
+        return engine
+
+    def prepare_store(self) -> None:
+        # A worker that was stopped inside a transaction of the store would hold its locks for ever.
+        @event.listens_for(self.sa, "connect")
+        def on_connect(connection: Any, record: Any) -> None:
+            del record
+            milliseconds = max(1, round(self.timeout_s * 1000))
+            connection.execute(f"SET idle_in_transaction_session_timeout = {milliseconds}")
+            connection.commit()
+
+    @contextmanager
+    def migrating(self) -> Iterator[sa.Connection]:
+        with self.writing() as connection:
+            _lock(connection, _SCHEMA_LOCK)
+            yield connection
+
+    def lock_plan(self, connection: sa.Connection, pipeline: str) -> None:
+        _lock(connection, _PLAN_LOCK + pipeline)
+
+    def now_us(self, connection: sa.Connection) -> int:
+        # Not now(): that is the instant at which the transaction began, before any wait for a lock.
+        clock = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+        return int(connection.exec_driver_sql(clock).scalar_one())
+
+    def translate(self, error: Exception) -> PipelineError:
+        cause: Any = getattr(error, "orig", None) or error
+        code = getattr(cause, "sqlstate", None)
+        if code is None:
+            return self._without_code(error, cause)
+        # Neither detail nor context, which quote the row; nor the end of a text such as: invalid input: "…".
+        text = redact(str(cause.diag.message_primary or type(cause).__name__))
+        if code.startswith("22"):
+            text = text.partition(': "')[0]
+        for begin, advice in _HEALS.items():
+            if code.startswith(begin):
+                return TransientError(f"{self.place}: {text}; {advice}")
+        for begin, advice in _HEALS_FOR_ALL.items():
+            if code.startswith(begin):
+                return TransientError(f"{self.place}: {text}; {advice}", side_down=True)
+        for begin, advice in _NEEDS_A_PERSON.items():
+            if code.startswith(begin):
+                return SideError(f"{self.place}: {text}; {advice}")
+        return PermanentError(f"{self.place}: {text}")
+
+    # --- the connector's half -----------------------------------------------------------------------------------------
+
+    @property
+    def host(self) -> str | None:
+        asked = self.url.query.get("host", ())
+        return self.url.host or (asked if isinstance(asked, str) else ",".join(asked)) or None
+
+    @property
+    def types(self) -> PostgresTypes:
+        from pipeline_sql.postgresql_types import PostgresTypes  # noqa: PLC0415 - loads Arrow, which the store needs not
+
+        return PostgresTypes()
+
+    def prepare_side(self, *, create: bool) -> None:
+        del create
+
+        # Both would else come as parsed objects, and lose how they were written.
+        @event.listens_for(self.sa, "connect")
+        def on_connect(connection: Any, record: Any) -> None:
+            from psycopg.types.string import TextLoader  # noqa: PLC0415
+
+            del record
+            for name in ("json", "jsonb", "uuid"):
+                connection.adapters.register_loader(name, TextLoader)
+
+    @contextmanager
+    def transaction(self, connection: sa.Connection, *, writing: bool) -> Iterator[None]:
+        with super().transaction(connection, writing=writing):
+            if writing:
+                # A worker that stands still while it holds the ledger's lock is cut off before its lease ends.
+                limit = f"SET LOCAL idle_in_transaction_session_timeout = {_STANDSTILL_S * 1000}"
+                connection.exec_driver_sql(limit)
+            yield
+
+    def lost(self, connection: sa.Connection) -> bool:
+        return super().lost(connection) or bool(getattr(connection.connection.driver_connection, "closed", False))
+
+    @contextmanager
+    def limited(self, connection: sa.Connection) -> Iterator[None]:
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {max(1, round(self.timeout_s * 1000))}")
+        yield
+
+    def table(self, connection: sa.Connection, schema: str | None, name: str) -> Table | None:
+        from pipeline_sql.postgresql_types import PostgresColumn  # noqa: PLC0415
+
+        quoted = ['"' + part.replace('"', '""') + '"' for part in (schema, name) if part is not None]
+        found = connection.execute(sa.text(_RELATION), {"name": ".".join(quoted)}).one_or_none()
+        if found is None:
+            return None
+        columns = tuple(
+            PostgresColumn(
+                each.name,
+                each.declared,
+                required=each.required,
+                generated=each.generated,
+                type=each.type,
+                array=each.is_array,
+                modifier=each.modifier,
+            )
+            for each in connection.execute(sa.text(_COLUMNS), {"id": found.id})
+        )
+        return Table(found.schema, found.name, columns, found.kind in ("v", "m"))
+
+    def indexed(self, connection: sa.Connection, table: Table, column: Column) -> bool:
+        asked = {"schema": table.schema, "table": table.name, "column": column.name}
+        return connection.execute(sa.text(_INDEXED), asked).first() is not None
+
+    def count_ranges(
+        self, connection: sa.Connection, table: Table, column: Column, ranges: Sequence[Range], *, indexed: bool
+    ) -> list[int]:
+        if len(ranges) <= 1:
+            return super().count_ranges(connection, table, column, ranges, indexed=indexed)
+        kind = sa.ARRAY(sa.BigInteger() if isinstance(ranges[0][0], int) else _moment(ranges[0][0]))
+        if indexed:
+            lows, highs = (sa.literal(list(ends), kind) for ends in zip(*ranges, strict=True))
+            return self._count_each(connection, table, column, lows, highs)
+        cuts = sorted({end for each in ranges for end in each})
+        below = self._count_below(connection, table, column, cuts, kind)
+        return [below[high] - below[low] for low, high in ranges]
+
+    def _count_each(self, connection: sa.Connection, table: Table, column: Column, lows: Any, highs: Any) -> list[int]:
+        """Range by range, each a walk of the index, in one statement."""
+        asked = sa.func.unnest(lows, highs).table_valued("low", "high", with_ordinality="place", name="asked")
+        asked = asked.render_derived()
+        value = named_column(column.name)
+        rows = sa.select(sa.func.count()).select_from(table.clause())
+        count = rows.where(value >= asked.c.low, value < asked.c.high).correlate(asked).scalar_subquery()
+        found = connection.execute(sa.select(count).select_from(asked).order_by(asked.c.place))
+        return [int(number) for number in found.scalars()]
+
+    def _count_below(
+        self, connection: sa.Connection, table: Table, column: Column, cuts: list[Any], kind: sa.ARRAY[Any]
+    ) -> dict[Any, int]:
+        """The rows between the first cut and each one, from one reading of the whole table."""
+        value = named_column(column.name)
+        bucket = sa.func.width_bucket(value, sa.literal(cuts, kind)).label("bucket")
+        rows = sa.select(bucket, sa.func.count()).select_from(table.clause())
+        found = connection.execute(rows.where(value >= cuts[0], value < cuts[-1]).group_by(sa.text("1")))
+        counts = {int(place): int(number) for place, number in found}
+        return dict(zip(cuts, accumulate((counts.get(n, 0) for n in range(1, len(cuts))), initial=0), strict=True))
+
+    @contextmanager
+    def fetching(self, connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Callable[[int], Rows]]:
+        # A cursor of the server, which sends no rows before they are asked for; the driver's own, without wrapping.
+        compiled = query.compile(connection)
+        driver: Any = connection.connection.driver_connection
+        try:
+            with driver.cursor(name="pipeline_extract") as cursor:
+                cursor.execute(str(compiled), compiled.params)
+                yield cursor.fetchmany
+        except self.sa.dialect.loaded_dbapi.DataError as error:
+            if error.sqlstate is not None:
+                raise
+            raise PermanentError(
+                f"{self.place}: found a date or time that cannot be kept, such as infinity, 24:00 or one before the "
+                "year 1; correct the row, or exclude the column"
+            ) from None
+
+    def fill(
+        self,
+        connection: sa.Connection,
+        scratch: sa.TableClause,
+        loading: Loading,
+        batches: Iterable[Any],
+        window: Window,
+    ) -> None:
+        import pyarrow as pa  # noqa: PLC0415
+
+        into = connection.dialect.identifier_preparer.format_table(scratch)
+        driver: Any = connection.connection.driver_connection
+        encoder = None
+        with driver.cursor() as cursor, cursor.copy(f"COPY {into} FROM STDIN (FORMAT BINARY)") as copy:
+            for batch in batches:
+                for at in range(0, max(1, len(batch)), _COPIED_ROWS):
+                    arrays = loading.values(batch.slice(at, _COPIED_ROWS), window)
+                    if encoder is None:
+                        encoder = self.types.encoder(loading.columns, arrays)
+                        copy.write(encoder.write_header())
+                    names = [f"c{index}" for index in range(len(arrays))]
+                    copy.write(encoder.write_batch(pa.RecordBatch.from_arrays(arrays, names)))
+            if encoder is not None:
+                copy.write(encoder.finish())
+
+    # --- errors -------------------------------------------------------------------------------------------------------
+
+    def _without_code(self, error: Exception, cause: Exception) -> PipelineError:
+        if not isinstance(cause, self.sa.dialect.loaded_dbapi.OperationalError):
+            if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
+                return TransientError(f"{self.place}: the connection was lost", side_down=True)
+            return super().translate(error)
+        text = redact(" ".join(str(cause).split()))
+        for words, advice in _REFUSED.items():
+            if words in text:
+                return SideError(f"{self.place}: {text}; {advice}")
+        if "does not exist" in text and "FATAL" in text:
+            return SideError(f"{self.place}: {text}; create it, or correct the url")
+        return TransientError(f"{self.place}: {text}; {_HEALS_FOR_ALL['08']}", side_down=True)
+
+
+def _moment(value: datetime) -> sa.TIMESTAMP:
+    return sa.TIMESTAMP(timezone=value.tzinfo is not None)
+
+
+def _lock(connection: sa.Connection, name: str) -> None:
+    """Waits for the lock of that name, which the end of the transaction frees."""
+    connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": name})
