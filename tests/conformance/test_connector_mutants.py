@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
@@ -13,7 +15,18 @@ import pyarrow.compute as pc
 import pytest
 from attrs import evolve, frozen
 
-from pipeline_core import Batches, Can, Claim, ExtractRequest, Load, PipelineError, Publication, SideError, Window
+from pipeline_core import (
+    Batches,
+    Can,
+    Claim,
+    ExtractRequest,
+    Load,
+    PipelineError,
+    Problem,
+    Publication,
+    SideError,
+    Window,
+)
 from pipeline_core.ledger import Entry
 from pipeline_core.testing import BrokenPromiseError, ConnectorSuite, MemoryConnector, MemorySettings, MemoryTable
 from pipeline_core.testing.memory_connector import MemoryPublication, Scratch
@@ -568,6 +581,45 @@ class OneIdentityForAll(MemoryConnector):
         return {"technology": "memory"}
 
 
+# --- the rest ---------------------------------------------------------------------------------------------------------
+
+
+class UploadsInPart(MemoryConnector):
+    """The last batch is lost."""
+
+    def upload(self, load: Load) -> None:
+        super().upload(evolve(load, read=lambda: (batch for batch in list(load.read())[:-1])))
+
+
+class OneWindowForAll(MemoryConnector):
+    """What is counted is shared between the sides of all threads."""
+
+    asked: Window
+
+    def count(self, window: Window) -> int:
+        OneWindowForAll.asked = window
+        time.sleep(random.random() / 100)
+        return super().count(OneWindowForAll.asked)
+
+
+class CommitsWhatItRead(LocksNothing):
+    """The rows of a neighbour that committed meanwhile are gone."""
+
+    class publication(LocksNothing.publication):  # noqa: N801
+        """Takes its time."""
+
+        def insert(self, load: Load) -> None:
+            super().insert(load)
+            time.sleep(0.005)
+
+
+class ProblemsWithoutARemedy(MemoryConnector):
+    """Something is wrong, and that is all."""
+
+    def problems(self) -> Sequence[Problem]:
+        return [Problem("no index", "")]
+
+
 @frozen
 class Mutant:
     """A broken connector, and the test that notices."""
@@ -641,6 +693,10 @@ TABLE = [
     Mutant("clean exits", LeavesItsSession, "test_leaving_the_side_releases_everything"),
     Mutant("clean exits", HoldsTheLockAfterAFailure, "test_leaving_the_side_releases_everything"),
     Mutant("clean exits", ExtractionsStayOpen, "test_an_extraction_closed_early_leaves_nothing_behind"),
+    Mutant("a load lands", UploadsInPart, "test_a_load_lands"),
+    Mutant("many threads", OneWindowForAll, "test_threads_each_with_a_side_of_its_own"),
+    Mutant("many threads", CommitsWhatItRead, "test_neighbouring_windows_at_once"),
+    Mutant("remedies", ProblemsWithoutARemedy, "test_problems_come_with_a_remedy"),
     Mutant("no secret", IdentityWithASecret, IDENTITY),
     Mutant("no secret", ErrorWithASecret, FAILS),
     Mutant("identity", AnotherIdentityEachTime, IDENTITY),
@@ -654,3 +710,9 @@ def test_the_suite_notices(mutant: Mutant) -> None:
     getattr(Suite(MemoryConnector), mutant.noticed_by)()
     with pytest.raises((BrokenPromiseError, PipelineError)):
         getattr(Suite(mutant.kind), mutant.noticed_by)()
+
+
+def test_every_test_of_the_suite_has_a_mutant() -> None:
+    """A test that no broken connector fails would hold nothing."""
+    tests = {name for name in dir(Suite) if name.startswith("test_")}
+    assert tests == {mutant.noticed_by for mutant in TABLE}

@@ -20,8 +20,10 @@ from pipeline_core import (
     Record,
     RecordStore,
     Removal,
+    Span,
     Status,
     Verdict,
+    Window,
 )
 from pipeline_core.errors import PipelineError
 from pipeline_core.testing import BrokenPromiseError, MemoryRecordStore, RecordStoreSuite
@@ -368,6 +370,98 @@ class ForgetsTheEvidence(Store):
         return super().settle(claim, evolve(verdict, evidence={}))
 
 
+# --- the rest ---------------------------------------------------------------------------------------------------------
+
+
+class PlansFromWhatItRead(OverlapsOfTheSameStartOnly):
+    """Two planners look before either has written."""
+
+    def apply(self, change: Change) -> Change:
+        spans = self.spans(change.pipeline)
+        time.sleep(0.02)
+        free = [a for a in change.add if all(a.end_us <= s.start_us or a.start_us >= s.end_us for s in spans)]
+        return super().apply(evolve(change, add=free))
+
+
+class RebuildsAgain(Store):
+    """What was put in its place is replaced once more."""
+
+    def _supersede(self, removal: Removal, change: Change, now_us: int) -> bool:
+        return super()._supersede(removal, evolve(change, add=()), now_us)
+
+
+class ForgetsTheFields(Store):
+    """The user's part is lost."""
+
+    def apply(self, change: Change) -> Change:
+        return evolve(super().apply(evolve(change, fields={})), fields=change.fields)
+
+
+class TrimsNames(Store):
+    """Two pipelines are one."""
+
+    def apply(self, change: Change) -> Change:
+        return super().apply(evolve(change, pipeline=change.pipeline.strip()))
+
+
+class NothingBefore1970(Store):
+    """A negative number is no instant."""
+
+    def claim(self, request: ClaimRequest) -> Sequence[Claim]:
+        return super().claim(evolve(request, within=request.within or Window.from_us(0, 10**17)))
+
+
+class NothingMoreToClaim(Store):
+    """A worker ends while another's lease may still expire."""
+
+    def next_claim_us(self, request: ClaimRequest) -> int | None:
+        return None
+
+
+class AnyVerdictWillDo(Store):
+    """A worker may supersede."""
+
+    def settle(self, claim: Claim, verdict: Verdict) -> Record:
+        status = Status.PENDING if verdict.status is Status.SUPERSEDED else verdict.status
+        return super().settle(claim, evolve(verdict, status=status))
+
+
+class SettlesTwice(Store):
+    """The second verdict is taken for the first."""
+
+    def settle(self, claim: Claim, verdict: Verdict) -> Record:
+        record = self._held(claim)
+        return record if record.status is Status.DONE else super().settle(claim, verdict)
+
+
+class WithinMeansOverlapping(Store):
+    """A record that only reaches into the span is given too."""
+
+    def records(
+        self, pipeline: str, *status: Status, within: Window | None = None, limit: int | None = None
+    ) -> Sequence[Record]:
+        found = super().records(pipeline, *status, limit=limit)
+        return [
+            r
+            for r in found
+            if within is None or (r.window.start_us < within.end_us and within.start_us < r.window.end_us)
+        ]
+
+
+class SpansWithoutTheDone(Store):
+    """Planning would do them again."""
+
+    def spans(self, pipeline: str) -> Sequence[Span]:
+        return [span for span in super().spans(pipeline) if span.status is not Status.DONE]
+
+
+class EventsAfterTheInstant(Store):
+    """The one at the instant is lost between two readings."""
+
+    def events(self, pipeline: str, since_us: int = 0, window: Window | None = None) -> Iterable[Event]:
+        return super().events(pipeline, since_us + 1, window)
+
+
 @frozen
 class Mutant:
     """A broken store, and the test that notices."""
@@ -414,6 +508,17 @@ TABLE = [
     Mutant("quarantine", EveryEndIsAnAttempt, "test_attempts_and_crashes"),
     Mutant("quarantine", CrashesAreNotCounted, "test_an_expired_lease_is_a_crash_and_the_last_one_quarantines"),
     Mutant("quarantine", CrashesNeverQuarantine, "test_an_expired_lease_is_a_crash_and_the_last_one_quarantines"),
+    Mutant("no overlap", PlansFromWhatItRead, "test_planners_at_once_do_not_overlap"),
+    Mutant("apply is idempotent", RebuildsAgain, "test_apply_of_a_rebuild_in_place_takes_effect_once"),
+    Mutant("fields", ForgetsTheFields, "test_apply_adds_pending_records"),
+    Mutant("fields", TrimsNames, "test_any_text_is_kept_apart_or_escaped"),
+    Mutant("all of time", NothingBefore1970, "test_windows_before_1970_are_claimed_too"),
+    Mutant("nobody ends too soon", NothingMoreToClaim, "test_next_claim_tells_when_to_look_again"),
+    Mutant("verdicts", AnyVerdictWillDo, "test_a_verdict_that_ends_no_claim_is_refused"),
+    Mutant("verdicts", SettlesTwice, "test_settling_twice_is_refused"),
+    Mutant("reading", WithinMeansOverlapping, "test_records_by_status_span_and_limit"),
+    Mutant("reading", SpansWithoutTheDone, "test_spans_are_the_live_records"),
+    Mutant("reading", EventsAfterTheInstant, "test_events_since_and_by_window"),
     Mutant("evidence", SettlesInSilence, "test_events_tell_each_transition_with_its_reason"),
     Mutant("evidence", LogsNewestFirst, "test_events_tell_each_transition_with_its_reason"),
     Mutant("evidence", ForgetsTheEvidence, "test_settle_keeps_what_the_verdict_says"),
@@ -449,3 +554,9 @@ def test_the_state_machine_notices(kind: type[Store]) -> None:
     """Some of them by the state machine alone, which nobody told where to look."""
     with pytest.raises((BrokenPromiseError, PipelineError)):
         Suite(kind).test_the_store_behaves_as_the_model()
+
+
+def test_every_test_of_the_suite_has_a_mutant() -> None:
+    """A test that no broken store fails would hold nothing."""
+    tests = {name for name in dir(Suite) if name.startswith("test_")}
+    assert tests == {mutant.noticed_by for mutant in TABLE} | {"test_the_store_behaves_as_the_model"}
