@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from threading import Lock
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 from attrs import field, frozen
@@ -133,91 +133,6 @@ class Scratch:
     rows: Rows
 
 
-class MemoryConnector(Source, Target):
-    """Counts, extracts and loads a MemoryTable."""
-
-    def __init__(self, table: MemoryTable) -> None:
-        self._table = table
-        self._scratch: dict[tuple[str, Window], Scratch] = {}
-        table.sessions += 1
-
-    def close(self) -> None:
-        """Drops scratch."""
-        self._table.scratch -= len(self._scratch)
-        self._scratch.clear()
-        self._table.sessions -= 1
-
-    @property
-    def identity(self) -> Mapping[str, str]:
-        return {"technology": "memory", "table": self._table.name}
-
-    # --- counting and extraction --------------------------------------------------------------------------------------
-
-    def count(self, window: Window) -> int:
-        rows = self._reach()
-        return 0 if rows is None else len(rows.inside(window))
-
-    def excluded(self) -> int:
-        rows = self._reach()
-        return 0 if rows is None else rows.instants.count(None)
-
-    def extract(self, request: ExtractRequest) -> Batches:
-        rows = self._reach()
-        if rows is None:
-            raise SideError(f"{self._table.place}: it has no rows and so no columns; put some into it first")
-        unknown = sorted(request.exclude - set(rows.table.column_names))
-        if unknown:
-            raise SideError(f"{self._table.place}: no column {unknown} to exclude; it has {rows.table.column_names}")
-        found = rows.take(rows.inside(request.window)).table.drop_columns(sorted(request.exclude)).combine_chunks()
-        yield from found.to_batches(request.batch_rows) or [pa.RecordBatch.from_pylist([], found.schema)]
-
-    def _reach(self) -> Rows | None:
-        """The rows as they are now; raises where the side cannot be reached."""
-        if self._table.fault is not None:
-            raise self._table.fault
-        return self._table.rows
-
-    # --- loading ------------------------------------------------------------------------------------------------------
-
-    def upload(self, load: Load) -> None:
-        self._reach()
-        with closing(load.read()) as batches:
-            tables = [pa.table(batch) for batch in batches]
-        staged = pa.concat_tables(tables)
-        renamed = staged.rename_columns([load.columns.get(name, name) for name in staged.column_names])
-        rows = self._table.fitted(renamed)
-        if len(rows.inside(load.window)) != len(rows.instants):
-            raise PermanentError(f"{self._table.place}: found staged rows outside window {load.window}")
-        if self._table.rows is None:
-            self._table.rows = rows.take([])  # the table is made here: a publication makes none
-        self._drop(load.claim)
-        self._scratch[load.claim.record.pipeline, load.window] = Scratch(load.claim.fence, load.staged.key, rows)
-        self._table.scratch += 1
-
-    @contextmanager
-    def transaction(self) -> Iterator[Publication]:
-        publication = MemoryPublication(self._table, self._scratch)
-        try:
-            yield publication
-            self._reach()
-            publication.commit()
-        finally:
-            publication.release()
-
-    def published(self, load: Load) -> bool:
-        self._reach()
-        return _entry(load.claim) in self._table.ledger
-
-    def discard(self, claim: Claim) -> None:
-        scratch = self._scratch.get((claim.record.pipeline, claim.window))
-        if scratch is not None and scratch.fence <= claim.fence:
-            self._drop(claim)
-
-    def _drop(self, claim: Claim) -> None:
-        if self._scratch.pop((claim.record.pipeline, claim.window), None) is not None:
-            self._table.scratch -= 1
-
-
 class MemoryPublication(Publication):
     """Works on a copy, which the commit puts in the table's place. Holds the table's lock from the guard on."""
 
@@ -281,6 +196,93 @@ class MemoryPublication(Publication):
         if self.locked:
             self.locked = False
             self.table.lock.release()
+
+
+class MemoryConnector(Source, Target):
+    """Counts, extracts and loads a MemoryTable. `publication` is the class of its transactions."""
+
+    publication: ClassVar[type[MemoryPublication]] = MemoryPublication
+
+    def __init__(self, table: MemoryTable) -> None:
+        self.table = table
+        self.scratch: dict[tuple[str, Window], Scratch] = {}
+        table.sessions += 1
+
+    def close(self) -> None:
+        """Drops scratch."""
+        self.table.scratch -= len(self.scratch)
+        self.scratch.clear()
+        self.table.sessions -= 1
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        return {"technology": "memory", "table": self.table.name}
+
+    # --- counting and extraction --------------------------------------------------------------------------------------
+
+    def count(self, window: Window) -> int:
+        rows = self.reach()
+        return 0 if rows is None else len(rows.inside(window))
+
+    def excluded(self) -> int:
+        rows = self.reach()
+        return 0 if rows is None else rows.instants.count(None)
+
+    def extract(self, request: ExtractRequest) -> Batches:
+        rows = self.reach()
+        if rows is None:
+            raise SideError(f"{self.table.place}: it has no rows and so no columns; put some into it first")
+        unknown = sorted(request.exclude - set(rows.table.column_names))
+        if unknown:
+            raise SideError(f"{self.table.place}: no column {unknown} to exclude; it has {rows.table.column_names}")
+        found = rows.take(rows.inside(request.window)).table.drop_columns(sorted(request.exclude)).combine_chunks()
+        yield from found.to_batches(request.batch_rows) or [pa.RecordBatch.from_pylist([], found.schema)]
+
+    def reach(self) -> Rows | None:
+        """The rows as they are now; raises where the side cannot be reached."""
+        if self.table.fault is not None:
+            raise self.table.fault
+        return self.table.rows
+
+    # --- loading ------------------------------------------------------------------------------------------------------
+
+    def upload(self, load: Load) -> None:
+        self.reach()
+        with closing(load.read()) as batches:
+            tables = [pa.table(batch) for batch in batches]
+        staged = pa.concat_tables(tables)
+        renamed = staged.rename_columns([load.columns.get(name, name) for name in staged.column_names])
+        rows = self.table.fitted(renamed)
+        if len(rows.inside(load.window)) != len(rows.instants):
+            raise PermanentError(f"{self.table.place}: found staged rows outside window {load.window}")
+        if self.table.rows is None:
+            self.table.rows = rows.take([])  # the table is made here: a publication makes none
+        self.drop(load.claim)
+        self.scratch[load.claim.record.pipeline, load.window] = Scratch(load.claim.fence, load.staged.key, rows)
+        self.table.scratch += 1
+
+    @contextmanager
+    def transaction(self) -> Iterator[Publication]:
+        publication = self.publication(self.table, self.scratch)
+        try:
+            yield publication
+            self.reach()
+            publication.commit()
+        finally:
+            publication.release()
+
+    def published(self, load: Load) -> bool:
+        self.reach()
+        return _entry(load.claim) in self.table.ledger
+
+    def discard(self, claim: Claim) -> None:
+        scratch = self.scratch.get((claim.record.pipeline, claim.window))
+        if scratch is not None and scratch.fence <= claim.fence:
+            self.drop(claim)
+
+    def drop(self, claim: Claim) -> None:
+        if self.scratch.pop((claim.record.pipeline, claim.window), None) is not None:
+            self.table.scratch -= 1
 
 
 def _entry(claim: Claim) -> Entry:

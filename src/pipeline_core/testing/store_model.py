@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from attrs import define, evolve, field
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pipeline_core.contracts import ClaimRequest, RecordStore
 from pipeline_core.errors import ClaimLostError
@@ -23,6 +23,7 @@ LEASE_S = 600
 MAX_CRASHES = 3
 BACKOFF_S = 100
 PIPELINE = "p"
+FIELDS = {"key": 1}  # the same in every plan: a record is put back only where its fields differ
 
 # A dozen instants, so that spans meet, overlap and repeat often.
 _instants = st.integers(0, 11).map(lambda number: number * 10)
@@ -184,12 +185,19 @@ class StoreMachine(RuleBasedStateMachine):
             row.fence = self.model.last_fence = claim.fence
         self.same("every claim and resume brings its fence", claim.fence, row.fence, claim.window)
 
+    @initialize(count=st.integers(0, 8))
+    def plan(self, count: int) -> None:
+        """Most sequences find windows to claim from the start."""
+        change = Change(PIPELINE, add=[Addition(10 * at, 10 * at + 10, 0) for at in range(count)], fields=FIELDS)
+        self.store.apply(change)
+        self.model.apply(change)
+
     @rule(data=st.data(), add=_additions)
     def apply(self, data: st.DataObject, add: list[Addition]) -> None:
         live = [Removal(*row.span, row.fence, "unwanted") for row in self.model.rows]
         stale = [removal._replace(fence=removal.fence + 1) for removal in live]
         some = st.lists(st.sampled_from(live + stale), unique=True) if live else st.just([])
-        change = Change(PIPELINE, data.draw(some, label="remove"), add, {"key": 1}, "test")
+        change = Change(PIPELINE, data.draw(some, label="remove"), add, FIELDS, "test")
         applied = self.store.apply(change)
         removed, added = self.model.apply(change)
         self.same("apply returns the removals that took effect", sorted(applied.remove), sorted(removed))

@@ -138,10 +138,11 @@ class RecordStoreSuite(ABC):
         with self.open_store() as store:
             store.apply(plan(1))
             before = state(store)
-            upside_down = Change("p", [removal(store, 0)], [Addition(20, 30, 0), Addition(50, 40, 0)])
-            expect_error("a window ends after it starts", store, lambda: store.apply(upside_down), TimeError)
-            no_json = Change("p", [removal(store, 0)], [Addition(20, 30, 0)], {"when": object()})
-            expect_error("fields are JSON", store, lambda: store.apply(no_json), RecordError)
+            gone = removal(store, 0)
+            upside_down = Change("p", [gone], [Addition(20, 30, 0), Addition(50, 40, 0)])
+            no_json = Change("p", [gone], [Addition(20, 30, 0)], {"when": object()})
+            expect_error("a window ends after it starts", store, partial(store.apply, upside_down), TimeError)
+            expect_error("fields are JSON", store, partial(store.apply, no_json), RecordError)
             expect("apply is atomic", store, state(store), before)
 
     # --- claim --------------------------------------------------------------------------------------------------------
@@ -548,17 +549,15 @@ class RecordStoreSuite(ABC):
         class Machine(StoreMachine):
             suite = self
 
-        examples = self.examples * (10 if os.environ.get("PIPELINE_LONG") else 1)
-        checks = list(HealthCheck)
-        run_state_machine_as_test(
-            Machine,
-            settings=settings(
-                max_examples=examples,
-                stateful_step_count=30,
-                deadline=None,
-                database=None,
-                suppress_health_check=checks,
-            ),
+        run_state_machine_as_test(Machine, settings=self._settings())
+
+    def _settings(self) -> settings:
+        return settings(
+            max_examples=self.examples * (10 if os.environ.get("PIPELINE_LONG") else 1),
+            stateful_step_count=30,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
         )
 
 
