@@ -5,6 +5,7 @@ Everything that a plugin or a program needs is here; the modules below `pipeline
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pipeline_core.contracts import (
@@ -58,11 +59,11 @@ from pipeline_core.record import (
     Verdict,
 )
 from pipeline_core.secrets import Secret
-from pipeline_core.timepolicy import ElapsedPolicy, TimePolicy, WallClockPolicy
 from pipeline_core.window import Window
 
 if TYPE_CHECKING:
     from pipeline_core.pipeline import Pipeline
+    from pipeline_core.timepolicy import ElapsedPolicy, TimePolicy, WallClockPolicy
 
 __all__ = [
     "Addition",
@@ -119,10 +120,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # A plugin needs the contract, not the engine: that loads with the first use of `Pipeline`.
-    if name == "Pipeline":
-        from pipeline_core.pipeline import Pipeline  # noqa: PLC0415
+# A connector or a store needs the contract, not the engine nor the policies: those load at their first use.
+_LATER = {
+    "ElapsedPolicy": "pipeline_core.timepolicy",
+    "Pipeline": "pipeline_core.pipeline",
+    "TimePolicy": "pipeline_core.timepolicy",
+    "WallClockPolicy": "pipeline_core.timepolicy",
+}
 
-        return Pipeline
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LATER[name]), name)

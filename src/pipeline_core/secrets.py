@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from urllib.parse import quote, quote_plus
 
@@ -48,6 +47,8 @@ def hide(value: str) -> None:
 
 def _forms(value: str) -> set[str]:
     """How a value may show up: as it is, without the newline of the file it came from, and quoted by a driver."""
+    import json  # noqa: PLC0415 - the core does without it until a secret is hidden
+
     passwords = [match[2] for match in _URL_PASSWORD.finditer(value)]
     forms = {
         form for text in (value, value.strip(), *passwords) for form in (text, quote(text, safe=""), quote_plus(text))

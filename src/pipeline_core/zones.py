@@ -12,7 +12,6 @@ at which the clock showed it or passed it: a repeated value for its first pass, 
 
 from __future__ import annotations
 
-import difflib
 import re
 import struct
 import zoneinfo
@@ -39,6 +38,8 @@ def zone(name: str) -> ZoneInfo:
     except (KeyError, ValueError, OSError, TypeError, AttributeError):
         # What zoneinfo raises depends on the name, the platform and the Python: a folder, a path, an empty string …
         pass
+    import difflib  # noqa: PLC0415 - for a mistake only
+
     names = zoneinfo.available_timezones()
     spellings = {known.rpartition("/")[2].casefold(): known for known in sorted(names)}
     spellings |= {known.casefold(): known for known in names}
@@ -232,7 +233,7 @@ def _tzif_length(counts: tuple[int, ...], width: int) -> int:
 _NAME = r"(?:<[A-Za-z0-9+-]+>|[A-Za-z]+)"
 _TIME = r"[+-]?\d{1,3}(?::\d\d){0,2}"
 _DATE = r"(?:M\d+\.\d\.\d|J?\d+)"
-_RULE: Final = re.compile(
+_RULE: Final = (  # compiled at its first use, which most programs never come to
     rf"{_NAME}(?P<standard>{_TIME})"
     rf"(?:{_NAME}(?P<daylight>{_TIME})?,(?P<on>{_DATE})(?:/(?P<on_at>{_TIME}))?,(?P<off>{_DATE})(?:/(?P<off_at>{_TIME}))?)?"
 )
@@ -243,7 +244,7 @@ def _rule_changes(rule: str, after: int, last_year: int) -> list[tuple[int, int]
 
     The string is that of POSIX.1-2017, section 8.3, with the wider hours of RFC 9636, section 3.3.1.
     """
-    parsed = _RULE.fullmatch(rule)
+    parsed = re.fullmatch(_RULE, rule)
     if parsed is None:
         raise TimeError(f"timezone data: found the rule {rule!r}, expected a POSIX TZ string; reinstall the tzdata")
     if parsed["on"] is None:
