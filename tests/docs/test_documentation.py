@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,16 @@ def test_the_tests_that_hold_the_promises_exist() -> None:
             assert place is not None
             assert place.exists(), f"promise {number}: {place}"
             assert not function or f"def {function}(" in place.read_text(), f"promise {number}: {name}"
+
+
+def test_the_breaks_of_the_promises_still_fit_the_code() -> None:
+    """What `make promises` replaces stands in the code, once, and the tests that must notice are there."""
+    breaks = tomllib.loads((ROOT / "tools/promises.toml").read_text())["break"]
+    assert {row["promise"] for row in breaks} == set(range(1, 11))
+    for row in breaks:
+        assert (ROOT / row["file"]).read_text().count(row["text"]) == 1, row["what"]
+        for test in row["tests"]:
+            assert (ROOT / test.partition("::")[0]).exists(), row["what"]
 
 
 @pytest.mark.parametrize("command", ["setup", "demo", "test", "lint", "types", "docs", "bench"])
