@@ -13,6 +13,7 @@ from enum import StrEnum
 from types import ModuleType
 from typing import Any, Literal
 
+import jsonschema
 import pytest
 from attrs import Factory, field, frozen
 from hypothesis import HealthCheck, example, given, settings
@@ -823,7 +824,6 @@ def test_any_unknown_key_anywhere_is_reported_with_its_path(place: tuple[Any, ..
 
 
 def schema_errors(mapping: Mapping[str, Any]) -> list[str]:
-    jsonschema = pytest.importorskip("jsonschema")
     schema = json_schema(PluginManager([FAKES]))
     jsonschema.Draft202012Validator.check_schema(schema)
     return [error.message for error in jsonschema.Draft202012Validator(schema).iter_errors(mapping)]
