@@ -37,7 +37,7 @@ from pipeline_sql.loading import Loading, new_columns, plan, target_names
 from pipeline_sql.scope import condition, resolved
 from pipeline_sql.side import Side
 from pipeline_sql.tables import Column, Table, named, named_column, nearest, split
-from pipeline_sql.target_ledger import TargetLedger
+from pipeline_sql.target_ledger import HEAD, LEDGER, TargetLedger
 
 if TYPE_CHECKING:
     from pipeline_sql.settings import SqlSettings
@@ -256,7 +256,7 @@ class SqlConnector(Source, Target):
                 raise SideError(f"{self._place}: no such table; create = true makes a target's table, not a source's")
             self._check_form(connection, side)
             extraction = self._extraction(connection, side, request.exclude)
-            listed = [named_column(column.name) for column in extraction.columns]
+            listed = [self._engine.selected(column) for column in extraction.columns]
             query = sa.select(*listed).select_from(side.table.clause())
             queries = [query.where(condition) for condition in side.conditions(request.window)]
             with ExitStack() as results:
@@ -333,6 +333,7 @@ class SqlConnector(Source, Target):
                 side = self._look(connection) or self._create(connection, schema, names)
             self._ledger_ready = True
         with engine.reading() as connection:
+            engine.check_transactional(connection, self._schema, [side.table.name, LEDGER, HEAD])
             self._check_form(connection, side)
         loading = plan(schema, names, side, engine, self._place)
         return side, loading
@@ -371,7 +372,7 @@ class SqlConnector(Source, Target):
 
     def _connect(self) -> sa.Connection:
         with self._engine.translated():
-            return self._engine.sa.connect()
+            return self._engine.session()
 
     def discard(self, claim: Claim) -> None:
         if self._session is not None and self._engine.lost(self._session):
@@ -379,13 +380,12 @@ class SqlConnector(Source, Target):
             self._end_session()
         key = (claim.record.pipeline, claim.window)
         scratch = self._scratch.get(key)
-        if scratch is None or scratch.fence > claim.fence or self._session is None:
-            return
-        with self._engine.transaction(self._session, writing=False):
-            into = self._session.dialect.identifier_preparer.format_table(scratch.table)
-            self._session.exec_driver_sql(f"DROP TABLE {into}")
-        del self._scratch[key]
-        if not self._scratch:
+        if scratch is not None and scratch.fence <= claim.fence and self._session is not None:
+            with self._engine.transaction(self._session, writing=False):
+                into = self._session.dialect.identifier_preparer.format_table(scratch.table)
+                self._session.exec_driver_sql(f"DROP TABLE {into}")
+            del self._scratch[key]
+        if not self._scratch:  # what an upload that failed may have left goes with the session
             self._end_session()
 
     def _end_session(self) -> None:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from pipeline_core import Claim, SideError
 from pipeline_core.ledger import Entry, LedgerChange, Scope, scope_text
 from pipeline_sql.prepared import Prepared
+from pipeline_sql.schema import exact_text
 from pipeline_sql.settings import LONGEST_SCOPE
 
 LEDGER = "pipeline_ledger"
@@ -33,19 +34,19 @@ class TargetLedger:
         self._entries = sa.Table(
             LEDGER,
             self._metadata,
-            sa.Column("target_table", sa.String(255), primary_key=True),
-            sa.Column("scope", sa.String(LONGEST_SCOPE), primary_key=True),
+            sa.Column("target_table", exact_text(255), primary_key=True),
+            sa.Column("scope", exact_text(LONGEST_SCOPE), primary_key=True),
             sa.Column("start_us", sa.BigInteger, primary_key=True, autoincrement=False),
             sa.Column("end_us", sa.BigInteger, nullable=False),
-            sa.Column("pipeline", sa.String(255), nullable=False),
+            sa.Column("pipeline", exact_text(255), nullable=False),
             sa.Column("fence", sa.BigInteger, nullable=False),
             sa.Column("published_us", sa.BigInteger, nullable=False),
         )
         self._head = sa.Table(
             HEAD,
             self._metadata,
-            sa.Column("target_table", sa.String(255), primary_key=True),
-            sa.Column("scope", sa.String(LONGEST_SCOPE), primary_key=True),
+            sa.Column("target_table", exact_text(255), primary_key=True),
+            sa.Column("scope", exact_text(LONGEST_SCOPE), primary_key=True),
             sa.Column("publications", sa.BigInteger, nullable=False),
         )
         self._count_up = (
