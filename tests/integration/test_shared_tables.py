@@ -14,13 +14,12 @@ NOW = "2013-03-10T12:00"
 REGIONS = {"europe": "eu", "america": "us"}
 
 
-@pytest.fixture(params=["world", "postgres_world"])
-def shared(request: pytest.FixtureRequest) -> Any:
+@pytest.fixture
+def shared(any_world: Any) -> Any:
     """A world whose source holds the events of two regions, and of none."""
-    world = request.getfixturevalue(request.param)
-    world.query("source", "alter table events add column region text")
-    world.query("source", "update events set region = case id % 3 when 0 then 'eu' when 1 then 'us' end")
-    return world
+    any_world.query("source", "alter table events add column region text")
+    any_world.query("source", "update events set region = case id % 3 when 0 then 'eu' when 1 then 'us' end")
+    return any_world
 
 
 def config(world: Any, name: str, *, where: str | None = None, scope: dict[str, Any] | None = None) -> dict[str, Any]:
