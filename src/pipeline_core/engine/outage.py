@@ -89,6 +89,11 @@ class Outage:
         """Whether this thread is the one that tries."""
         return self._trier == threading.get_ident()
 
+    @property
+    def keeps_waiting(self) -> bool:
+        """Whether this thread has to ask for admission before it begins anything new."""
+        return self._began_s is not None and not self.trying
+
     def away(self, error: TransientError) -> None:
         """What was asked did not answer: the outage begins or goes on. Only who tries makes the wait longer."""
         with self._lock:

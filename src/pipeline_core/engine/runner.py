@@ -93,7 +93,8 @@ def work(
                     for each in _attempts(parts, order, turns, outages):
                         tally += each
                         outages.sides.back()
-                break
+                if not outages.sides.keeps_waiting:
+                    break
             except TransientError as error:
                 if isinstance(error, GaveUpError) or not error.side_down:
                     raise
@@ -108,9 +109,9 @@ def work(
 
 
 def _attempts(parts: Parts, order: Order, turns: Turns, outages: Outages) -> Iterator[Tally]:
-    """One attempt after the other, at whichever window is the oldest then."""
+    """One attempt after the other, at whichever window is the oldest then, for as long as no side is away."""
     dead = outages.store.outlast(partial(_dead_owners, parts))
-    while not outages.stop.is_set() and turns.take():
+    while not (outages.stop.is_set() or outages.sides.keeps_waiting) and turns.take():
         claims = outages.store.outlast(partial(_claim, parts, order, dead))
         if claims:
             try:
