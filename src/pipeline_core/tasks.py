@@ -56,7 +56,10 @@ def store_new_and_pass_valid_record(
         order = runner.Order(pipeline.within(start, end), now_us=pipeline.instant_us(now))
         claims = pipeline.store.claim(runner.claim_request(pipeline.config, pipeline.store, order))
         if not claims:
-            return _exit("No window is ready: everything stable is done, quarantined, in backoff or claimed")
+            return _exit(
+                "No window is ready: everything stable is done, quarantined, in backoff or claimed, "
+                "or as many run as run.max_running allows"
+            )
         record = to_mapping(claims[0], pipeline.config.policy.timezone)
         return {"exit_dag": False, "record": record, "reason": f"claimed {claims[0].window}"}
 

@@ -102,7 +102,9 @@ class Model:
         for row in self.rows:
             if row.status is Status.RUNNING and (row.due_us <= self.now_us or row.owner in request.dead_owners):
                 self.crash(row)
-        ready = [row for row in self.rows if self.is_ready(row, request)][: request.limit]
+        running = [row for row in self.rows if row.status is Status.RUNNING]
+        room = len(self.rows) if request.max_running is None else max(0, request.max_running - len(running))
+        ready = [row for row in self.rows if self.is_ready(row, request)][: min(request.limit, room)]
         for row in ready:
             row.fence = self.next_fence()
             row.due_us = self.now_us + LEASE_S * SECOND_US
@@ -131,7 +133,13 @@ class Model:
     def next_claim_us(self, request: ClaimRequest) -> int | None:
         open_rows = [row for row in self.rows if row.status in (Status.PENDING, Status.RUNNING)]
         due = [row.due_us for row in open_rows if self.is_ready(evolve(row, status=Status.PENDING, due_us=0), request)]
-        return min(due, default=None)
+        if not due or request.max_running is None:
+            return min(due, default=None)
+        at_us = min(due)
+        leases = sorted(row.due_us for row in self.rows if row.status is Status.RUNNING and row.due_us > self.now_us)
+        while len(leases) >= request.max_running:
+            at_us = max(at_us, leases.pop(0))
+        return at_us
 
     def held(self, claim: Claim) -> Row | None:
         """The row that still carries the claim."""
@@ -210,12 +218,20 @@ class StoreMachine(RuleBasedStateMachine):
         within=st.one_of(st.none(), _spans),
         owner=st.sampled_from(["host:1", "host:2", None]),
         dead=st.sampled_from([frozenset[str](), frozenset[str](), frozenset({"host:1"})]),
+        most=st.sampled_from([None, None, None, None, 1, 3]),
     )
     def claim(
-        self, limit: int, stable_us: int, within: tuple[int, int] | None, owner: str | None, dead: frozenset[str]
+        self,
+        *,
+        limit: int,
+        stable_us: int,
+        within: tuple[int, int] | None,
+        owner: str | None,
+        dead: frozenset[str],
+        most: int | None,
     ) -> None:
         window = Window.from_us(*within) if within else None
-        request = ClaimRequest(PIPELINE, stable_us, LEASE_S, limit, window, owner, dead, MAX_CRASHES, BACKOFF_S)
+        request = ClaimRequest(PIPELINE, stable_us, LEASE_S, limit, window, owner, dead, MAX_CRASHES, BACKOFF_S, most)
         claims = self.store.claim(request)
         rows = self.model.claim(request)
         self.same(
