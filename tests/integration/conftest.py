@@ -184,3 +184,10 @@ def postgres_world(tmp_path: Path, postgres_server: Any) -> PostgresWorld:
 def world(tmp_path: Path) -> Iterator[World]:
     """A fresh world."""
     return World(tmp_path)
+
+
+@pytest.fixture(params=["world", "postgres_world"])
+def each_world(request: pytest.FixtureRequest) -> World:
+    """A fresh world, on each engine in turn."""
+    found: World = request.getfixturevalue(request.param)
+    return found
