@@ -1,16 +1,22 @@
-"""A process killed at any step, stopped past its lease, or interrupted: nothing is lost, nothing is doubled."""
+"""A process killed at any step, stopped past its lease, or interrupted, on each kind of database.
+
+Whatever happens to a worker or to the server: nothing is lost, nothing is doubled.
+"""
 
 from __future__ import annotations
 
 import os
 import random
 import signal
-import subprocess
-import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from worlds import WORLDS, World, harry
+
+NOW = "2013-03-10T12:00"
 LONG = bool(os.environ.get("PIPELINE_LONG"))
 REPEATS = 20 if LONG else 3
 STEPS = [
@@ -29,6 +35,16 @@ STEPS = [
     "cleaned",
     "settled",
 ]
+IN_THE_TRANSACTION = ["guarded", "deleted", "inserted"]
+
+with_one_writer = pytest.mark.parametrize(
+    "any_world", [n for n, kind in WORLDS.items() if kind.one_writer], indirect=True
+)
+with_many_writers = pytest.mark.parametrize(
+    "any_world", [n for n, kind in WORLDS.items() if not kind.one_writer], indirect=True
+)
+with_a_server = pytest.mark.parametrize("any_world", [n for n, kind in WORLDS.items() if kind.server], indirect=True)
+shows_process_states = pytest.mark.skipif(not Path("/proc").exists(), reason="this system shows no process states")
 
 
 def sabotage(step: str, **changes: object) -> dict[str, object]:
@@ -36,80 +52,122 @@ def sabotage(step: str, **changes: object) -> dict[str, object]:
     return {"plugins": ["saboteur"], "observers": [{"type": "saboteur", "step": step, **changes}]}
 
 
+def settings(world: World, **changes: object) -> dict[str, Any]:
+    """The configuration that changes how windows are run."""
+    return {"run": world.config()["run"] | changes}
+
+
 @pytest.mark.parametrize("step", STEPS)
-def test_killed_at_a_step_again_and_again(world, step: str) -> None:
+def test_killed_at_a_step_again_and_again(any_world: World, step: str) -> None:
     """SIGKILL at the step, so many times over, each time in another window; then one quiet run ends it equal."""
+    world = any_world
+    undaunted = settings(world, max_crashes=99)
+    kills = 0
     for repeat in range(REPEATS):
-        child = world.start(**sabotage(step, nth=1 + repeat % 3), run=world.config()["run"] | {"max_crashes": 99})
-        out, err = child.communicate(timeout=60)
-        everything_was_done = child.returncode == 0
-        assert child.returncode == -signal.SIGKILL or everything_was_done, out + err
-    world.run(run=world.config()["run"] | {"max_crashes": 99})
+        code, said = world.start(**sabotage(step, nth=1 + repeat % 3), **undaunted).end()
+        everything_was_done = code == 0
+        assert code == -signal.SIGKILL or everything_was_done, said
+        kills += not everything_was_done
+    assert kills > 0
+    world.quiet()
+    world.run(**undaunted)
     world.assert_whole()
 
 
-@pytest.mark.parametrize("step", ["uploaded", "guarded", "deleted", "inserted"])
-def test_a_crash_before_the_commit_leaves_the_old_rows(world, step: str) -> None:
+@pytest.mark.parametrize("step", ["uploaded", *IN_THE_TRANSACTION])
+def test_a_crash_before_the_commit_leaves_the_old_rows(any_world: World, step: str) -> None:
     """Killed while a window that holds rows is replaced: all of them are still there."""
+    world = any_world
     world.run()
     world.query("target", "delete from events where id = 1")
     with world.pipeline() as pipeline:
         assert pipeline.check(reopen=True).reopened == 1
     before = world.rows("target")
-    child = world.start(**sabotage(step))
-    out, err = child.communicate(timeout=60)
-    assert child.returncode == -signal.SIGKILL, out + err
+    code, said = world.start(**sabotage(step)).end()
+    assert code == -signal.SIGKILL, said
     assert world.rows("target") == before
+    world.quiet()
     world.run()
     world.assert_whole()
 
 
-def test_killed_at_random_moments(world) -> None:
-    """Wherever it happens to be."""
+def test_killed_at_random_moments_among_others(any_world: World) -> None:
+    """Many workers; again and again one of them is killed, wherever it happens to be, and another takes its place."""
+    world = any_world
     random.seed(11)
-    for _ in range(60 if LONG else 6):
-        child = world.start()
-        time.sleep(random.uniform(0.3, 1.2))
-        child.kill()
-        child.communicate(timeout=60)
-    world.run()
+    changes = settings(world, max_crashes=99) | {"granularity": "5min"}
+    with world.pipeline(**changes) as pipeline:
+        windows = len(pipeline.plan(now=NOW).add)
+    start = partial(world.start, **changes)
+    assert harry(start, workers=world.processes, kills=100 if LONG else 8, done=world.done, windows=windows) > 0
+    world.quiet()
+    assert world.run(**changes)["windows"] == {}
     world.assert_whole()
 
 
-def wait_until_stopped(child: subprocess.Popen[str]) -> None:
-    """Until the process has stopped itself."""
-    for _ in range(600):
-        if Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
-            return
-        time.sleep(0.05)
-    raise AssertionError("the process never stopped")
-
-
-@pytest.mark.skipif(not Path("/proc").exists(), reason="this system shows no process states")
+@shows_process_states
 @pytest.mark.parametrize("step", ["claimed", "counted", "staged", "uploaded"])
-def test_a_stale_worker_is_refused(world, step: str) -> None:
+def test_a_stale_worker_is_refused(any_world: World, step: str) -> None:
     """Stopped past its lease, then continued after another worker has finished: it writes nothing."""
-    lease = {"run": world.config()["run"] | {"lease_s": 1.0}}
-    child = world.start(**sabotage(step, signal="SIGSTOP"), **lease)
+    _assert_refused(any_world, step)
+
+
+@shows_process_states
+@with_many_writers
+@pytest.mark.parametrize("step", IN_THE_TRANSACTION)
+def test_a_stale_worker_is_refused_in_the_midst_of_its_publication(any_world: World, step: str) -> None:
+    """Where the server ends the transaction that stands still, another worker finishes the window."""
+    _assert_refused(any_world, step)
+
+
+def _assert_refused(world: World, step: str) -> None:
+    leased = settings(world, lease_s=1.0)
+    child = world.start(**sabotage(step, signal="SIGSTOP"), **leased)
     try:
-        wait_until_stopped(child)
-        assert world.run(**lease)["windows"] == {"loaded": 6}
-        fences = world.query("target", "select fence from pipeline_ledger order by start_us")
+        child.wait_until_stopped()
+        if step in IN_THE_TRANSACTION:
+            world.cut_off()
+        assert world.run(**leased)["windows"] == {"loaded": 6}
+        fences = world.fences()
     finally:
-        child.send_signal(signal.SIGCONT)
-        out, err = child.communicate(timeout=60)
-    assert '"claim lost": 1' in out, out + err
-    assert world.query("target", "select fence from pipeline_ledger order by start_us") == fences
+        child.send(signal.SIGCONT)
+        _, said = child.end()
+    assert '"claim lost": 1' in said
+    assert world.fences() == fences
     world.run()  # sweeps what the late worker may have staged
     world.assert_whole()
 
 
-def test_a_window_that_kills_its_worker_is_quarantined_and_the_next_one_goes_on(world) -> None:
+@shows_process_states
+@with_one_writer
+@pytest.mark.parametrize("step", IN_THE_TRANSACTION)
+def test_a_worker_stopped_in_the_midst_of_its_publication_shows_as_a_lock_wait(any_world: World, step: str) -> None:
+    """Past its lease another worker takes the window, cannot publish it, and says why; continued, the first ends it."""
+    world = any_world
+    leased = settings(world, lease_s=1.0)
+    impatient = {"target": world.side("target") | {"timeout_s": 0.1}, "retry": {"retries": 0}}
+    child = world.start(**sabotage(step, signal="SIGSTOP"), **leased)
+    try:
+        child.wait_until_stopped()
+        with world.pipeline(**leased, **impatient) as pipeline:
+            report = pipeline.run(start="2013-03-10", end="2013-03-10T03:00", limit=1, now=NOW)
+            (record,) = pipeline.status().failing
+        assert report.windows == {"pending": 1}
+        assert "lock" in record.reason
+    finally:
+        child.send(signal.SIGCONT)
+        code, said = child.end()
+    assert (code, '"claim lost": 1' in said) == (0, True), said
+    world.run()
+    world.assert_whole()
+
+
+def test_a_window_that_kills_its_worker_is_quarantined_and_the_next_one_goes_on(any_world: World) -> None:
     """Crashes have their own counter; the other windows do not wait."""
-    crashing = {"run": world.config()["run"] | {"max_crashes": 3, "crash_backoff_s": 0.0}}
+    world = any_world
+    crashing = settings(world, max_crashes=3, crash_backoff_s=0.0)
     for _ in range(3):
-        child = world.start(**sabotage("counted"), **crashing)
-        child.communicate(timeout=60)
+        world.start(**sabotage("counted"), **crashing).end()
     report = world.run(**crashing)
     assert report["quarantined"] == 1
     assert report["windows"] == {"loaded": 5}
@@ -119,14 +177,34 @@ def test_a_window_that_kills_its_worker_is_quarantined_and_the_next_one_goes_on(
     assert record.attempts == 0
 
 
-def test_interrupt_brings_every_window_back(world) -> None:
+def test_interrupt_brings_every_window_back(any_world: World) -> None:
     """SIGINT in the middle of a window: pending again, no attempt used, nothing half-written."""
-    child = world.start(**sabotage("staged", signal="SIGINT"))
-    child.communicate(timeout=60)
-    assert child.returncode == -signal.SIGINT
+    world = any_world
+    code, said = world.start(**sabotage("staged", signal="SIGINT")).end()
+    assert (code, "KeyboardInterrupt" in said) == (1, True), said
     with world.pipeline() as pipeline:
         status = pipeline.status()
     assert not status.running
     assert not status.failing
     world.run()
     world.assert_whole()
+
+
+@shows_process_states
+@with_a_server
+@pytest.mark.parametrize("step", ["uploaded", *IN_THE_TRANSACTION])
+def test_the_server_dies_in_the_middle_of_a_load(any_world: World, step: str) -> None:
+    """The run stops, or waits, and uses no attempt; once the server is back another run ends it equal."""
+    world = any_world
+    child = world.start(**sabotage(step, signal="SIGSTOP"))
+    try:
+        child.wait_until_stopped()
+        world.kill_server()
+    finally:
+        world.start_server()
+        child.send(signal.SIGCONT)
+        _, said = child.end()
+    assert "Traceback" not in said
+    world.run()
+    world.assert_whole()
+    assert world.query("records", "select max(attempts) from pipeline_core_records") == [(0,)]

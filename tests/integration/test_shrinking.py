@@ -33,9 +33,9 @@ def quarantined(world: Any) -> Any:
 
 
 @pytest.mark.parametrize(("which", "left"), [(FIRST, 0), (HALF, 9)])
-def test_a_purged_source_leaves_the_target_as_it_was(each_world: Any, which: str, left: int) -> None:
+def test_a_purged_source_leaves_the_target_as_it_was(any_world: Any, which: str, left: int) -> None:
     """All or some of the verified rows gone: quarantined with every count in reason and evidence, nothing replaced."""
-    world = each_world
+    world = any_world
     world.run()
     before = world.rows("target")
     verified = 19
@@ -59,9 +59,9 @@ def test_a_purged_source_leaves_the_target_as_it_was(each_world: Any, which: str
     assert record.verified_rows == verified
 
 
-def test_without_evidence_an_empty_source_empties_no_target(each_world: Any) -> None:
+def test_without_evidence_an_empty_source_empties_no_target(any_world: Any) -> None:
     """The records are lost and the source is purged: the target is all there is."""
-    world = each_world
+    world = any_world
     world.run()
     before = world.rows("target")
     purge(world)
@@ -73,9 +73,9 @@ def test_without_evidence_an_empty_source_empties_no_target(each_world: Any) -> 
     assert record.evidence["shrank"] == {"source": 0, "target": 19, "verified": None}
 
 
-def test_on_shrink_replace_says_that_the_source_is_right(each_world: Any) -> None:
+def test_on_shrink_replace_says_that_the_source_is_right(any_world: Any) -> None:
     """The configuration decides for every window: the target follows."""
-    world = each_world
+    world = any_world
     world.run()
     purge(world)
     reopen(world)
@@ -83,9 +83,9 @@ def test_on_shrink_replace_says_that_the_source_is_right(each_world: Any) -> Non
     world.assert_whole()
 
 
-def test_a_window_that_grew_is_loaded(each_world: Any) -> None:
+def test_a_window_that_grew_is_loaded(any_world: Any) -> None:
     """More rows than were verified are late rows."""
-    world = each_world
+    world = any_world
     world.run()
     world.insert([5], first_id=50_000)
     reopen(world)
@@ -95,10 +95,10 @@ def test_a_window_that_grew_is_loaded(each_world: Any) -> None:
 
 @pytest.mark.parametrize(("which", "lost"), [(FIRST, False), (HALF, False), (FIRST, True)])
 def test_a_source_that_shrinks_after_the_count_is_noticed_before_the_rows_are_replaced(
-    each_world: Any, which: str, lost: bool
+    any_world: Any, which: str, lost: bool
 ) -> None:
     """What is staged is what would be published: fewer rows than verified, or none over some, roll everything back."""
-    world = each_world
+    world = any_world
     world.run()
     world.query("target", "delete from events where id = 1")
     reopen(world)
@@ -117,9 +117,9 @@ def test_a_source_that_shrinks_after_the_count_is_noticed_before_the_rows_are_re
     assert quarantined(world).evidence["shrank"]["target"] == 18
 
 
-def test_a_staged_window_is_held_against_the_evidence_too(each_world: Any) -> None:
+def test_a_staged_window_is_held_against_the_evidence_too(any_world: Any) -> None:
     """Files that an earlier attempt left fit the source as it is now, and not what was verified."""
-    world = each_world
+    world = any_world
     world.run()
     before = world.rows("target")
     purge(world, HALF)
@@ -131,9 +131,9 @@ def test_a_staged_window_is_held_against_the_evidence_too(each_world: Any) -> No
     assert world.rows("target") == before
 
 
-def test_tasks_count_as_they_must_and_quarantine_then(each_world: Any) -> None:
+def test_tasks_count_as_they_must_and_quarantine_then(any_world: Any) -> None:
     """The decision is the required one; extracting quarantines, and goes on failing as an orchestrator repeats it."""
-    world = each_world
+    world = any_world
     world.run()
     before = world.rows("target")
     purge(world)
@@ -151,10 +151,10 @@ def test_tasks_count_as_they_must_and_quarantine_then(each_world: Any) -> None:
 
 
 def test_the_task_that_loads_holds_the_staged_rows_against_the_evidence(
-    each_world: Any, monkeypatch: pytest.MonkeyPatch
+    any_world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The source shrank between the count of the task that extracts and its extraction."""
-    world = each_world
+    world = any_world
     world.run()
     world.query("target", "delete from events where id = 1")
     reopen(world)
@@ -174,9 +174,9 @@ def test_the_task_that_loads_holds_the_staged_rows_against_the_evidence(
     assert world.rows("target") == before
 
 
-def test_evidence_fits_its_span_across_a_new_granularity(each_world: Any) -> None:
+def test_evidence_fits_its_span_across_a_new_granularity(any_world: Any) -> None:
     """A reopened window is not cut again: what was verified of it stays comparable."""
-    world = each_world
+    world = any_world
     world.run()
     before = world.rows("target")
     purge(world)
@@ -187,9 +187,9 @@ def test_evidence_fits_its_span_across_a_new_granularity(each_world: Any) -> Non
     assert quarantined(world).window.start.hour == 5
 
 
-def test_other_columns_are_no_other_source(each_world: Any) -> None:
+def test_other_columns_are_no_other_source(any_world: Any) -> None:
     """A column list changed after a purge: every window is to be done again, none is emptied."""
-    world = each_world
+    world = any_world
     world.run()
     before = world.rows("target")
     purge(world, HALF)
@@ -197,9 +197,9 @@ def test_other_columns_are_no_other_source(each_world: Any) -> None:
     assert world.rows("target") == before
 
 
-def test_another_source_has_no_evidence_of_its_own_yet(each_world: Any) -> None:
+def test_another_source_has_no_evidence_of_its_own_yet(any_world: Any) -> None:
     """Repointed to a table with fewer rows, the target follows, but never into a window without any."""
-    world = each_world
+    world = any_world
     world.run()
     before = len(world.rows("target"))
     world.query("source", f"create table fewer as select * from events where not ({FIRST}) and id <> 90")
@@ -208,9 +208,9 @@ def test_another_source_has_no_evidence_of_its_own_yet(each_world: Any) -> None:
     assert len(world.rows("target")) == before - 1
 
 
-def test_sealed_windows_stay_as_they_are(each_world: Any) -> None:
+def test_sealed_windows_stay_as_they_are(any_world: Any) -> None:
     """Older than the source keeps its rows: neither counted again nor outdated by another identity."""
-    world = each_world
+    world = any_world
     world.run()
     purge(world)
     with world.pipeline(source_keeps="5h", columns={"exclude": ["note"]}) as pipeline:
