@@ -52,14 +52,16 @@ class TestSqlStoreOnSqlite(RecordStoreSuite):
                 del self.engines[store]
 
 
-class TestSqlStoreOnPostgres(RecordStoreSuite):
+class OnAServer(RecordStoreSuite):
     """Each store in a database of its own; one that was closed is emptied and used again."""
 
+    __test__ = False
+    server_fixture: str
     examples = 30
 
     @pytest.fixture(autouse=True)
-    def _server(self, clocked: Callable[[str], Any], postgres_server: Any) -> None:
-        self.server = postgres_server
+    def _server(self, request: pytest.FixtureRequest, clocked: Callable[[str], Any]) -> None:
+        self.server = request.getfixturevalue(self.server_fixture)
         self.engine_of = clocked
         self.free: list[str] = []
         self.engines: dict[RecordStore, Any] = {}
@@ -90,3 +92,17 @@ class TestSqlStoreOnPostgres(RecordStoreSuite):
                 yield store
             finally:
                 del self.engines[store]
+
+
+class TestSqlStoreOnPostgres(OnAServer):
+    """Row locks, and advisory ones for planning."""
+
+    __test__ = True
+    server_fixture = "postgres_server"
+
+
+class TestSqlStoreOnMariaDb(OnAServer):
+    """Row locks, and named ones for planning."""
+
+    __test__ = True
+    server_fixture = "mariadb_server"
