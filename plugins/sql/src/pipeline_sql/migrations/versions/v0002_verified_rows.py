@@ -10,7 +10,7 @@ revision = "0002"
 down_revision = "0001"
 
 MARIADB = ("mysql", "mariadb")
-ASKED = sa.String(32).with_variant(sa.String(32, collation="utf8mb4_bin"), *MARIADB)
+ASKED = sa.String(32).with_variant(sa.String(32, collation="utf8mb4_nopad_bin"), *MARIADB)
 
 RECORDS = sa.table(
     "pipeline_core_records",
