@@ -111,7 +111,7 @@ def test_help_names_every_command(shell: Shell) -> None:
     shown = shell()
     assert shown.code == 0
     assert shown.out == shell("--help").out
-    for command in ("init", "plan", "run", "check", "status", "plugins", "doctor", "config"):
+    for command in ("init", "plan", "run", "check", "status", "plugins", "doctor", "config", "store"):
         assert f"\n  {command} " in shown.out
 
 
@@ -304,7 +304,7 @@ def test_what_a_side_does_shows_in_the_exit_code_and_never_its_secret(
     """A side that is away exits 3, a window it refuses 1, a fault of a plugin 1; its password shows nowhere."""
     password = f"{PASSWORD}-{fault}"
     source = {"type": "faulty", "fault": fault, "password": password}
-    shell.configure(plugins=["sides"], source=source, retry={"retries": 0})
+    shell.configure(plugins=["sides"], source=source, retry={"retries": 0}, run={"give_up_after": "0s"})
     shown = [
         shell("run"),
         shell("run", "--json"),

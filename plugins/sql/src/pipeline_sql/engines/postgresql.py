@@ -277,9 +277,12 @@ class PostgresEngine(Engine):
         compiled = query.compile(connection)
         driver: Any = connection.connection.driver_connection
         try:
-            with driver.cursor(name="pipeline_extract") as cursor:
+            cursor = driver.cursor(name="pipeline_extract")
+            try:
                 cursor.execute(str(compiled), compiled.params)
                 yield cursor.fetchmany
+            finally:
+                self._close(cursor)
         except self.sa.dialect.loaded_dbapi.DataError as error:
             if error.sqlstate is not None:
                 raise
@@ -287,6 +290,13 @@ class PostgresEngine(Engine):
                 f"{self.place}: found a date or time that cannot be kept, such as infinity, 24:00 or one before the "
                 "year 1; correct the row, or exclude the column"
             ) from None
+
+    def _close(self, cursor: Any) -> None:
+        try:
+            cursor.close()
+        except self.sa.dialect.loaded_dbapi.Error:
+            cursor.close()  # what the lost connection kept the first call from: letting go of it here
+            raise
 
     def fill(
         self,
