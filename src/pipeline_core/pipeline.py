@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Self, TypeVar
 
+from pipeline_core import coverage
 from pipeline_core.config import Config, load, load_file
 from pipeline_core.config.sections import Part
 from pipeline_core.contracts import Can, Context, Observer, RecordStore
@@ -21,9 +22,10 @@ from pipeline_core.engine import auditing, counting, planning, runner, transfer
 from pipeline_core.engine.outage import Outages
 from pipeline_core.engine.parts import Parts, never
 from pipeline_core.errors import ConfigError
+from pipeline_core.ledger import Adoption
 from pipeline_core.log import Reporter, timed
 from pipeline_core.record import Change, Status
-from pipeline_core.reports import CheckReport, Difference, Finding, RunReport, StatusReport, status_of
+from pipeline_core.reports import AdoptionReport, CheckReport, Difference, Finding, RunReport, StatusReport, status_of
 from pipeline_core.secrets import redact
 from pipeline_core.window import MIN_US, Window, to_us
 
@@ -127,10 +129,26 @@ class Pipeline:
     def check(self, *, start: When = None, end: When = None, reopen: bool = False) -> CheckReport:
         """Recounts the done windows that start in `[start, end)`, in bulk; `reopen` makes pending what differs."""
         with self.parts() as parts:
-            checked, differing = auditing.recheck(parts, self.within(start, end))
+            checked, differing = auditing.recheck(parts, self.within(start, end), self.store.now_us())
             reopened = auditing.reopen(parts, [span for span, _ in differing]) if reopen else 0
         differences = [Difference(Window.from_us(span.start_us, span.end_us), count) for span, count in differing]
         return CheckReport(self.config.pipeline, checked, differences, reopened)
+
+    def adopt(self, from_pipeline: str, *, start: When = None, end: When = None) -> AdoptionReport:
+        """Takes over what another pipeline has published into the target, within this one's scope and `[start, end)`.
+
+        From then on this pipeline may replace those rows, and the other is refused there. Rows and records stay as they
+        are: the next run counts the windows, and loads those that differ.
+        """
+        if from_pipeline == self.config.pipeline:
+            raise ConfigError(f"--from-pipeline: found {from_pipeline!r}, this pipeline itself; name the other one")
+        self.require(Can.LOAD)
+        adoption = Adoption(self.config.pipeline, from_pipeline, self.within(start, end))
+        with self.parts() as parts:
+            entries = parts.retried("adopt", None, lambda: parts.target.adopt(adoption))
+        windows = [Window.from_us(*span) for span in coverage.merge(sorted((e.start_us, e.end_us) for e in entries))]
+        self.report.tell("adopted", entries=len(entries), from_pipeline=from_pipeline)
+        return AdoptionReport(self.config.pipeline, from_pipeline, len(entries), windows)
 
     def status(self) -> StatusReport:
         """Where the pipeline stands, from its records alone."""
@@ -180,14 +198,16 @@ class Pipeline:
 
     def _plan(self, parts: Parts, now_us: int | None, *, dry_run: bool) -> Change:
         config = self.config
+        now_us = self.store.now_us() if now_us is None else now_us
         request = planning.Request(
             pipeline=config.pipeline,
             policy=config.policy,
-            now_us=self.store.now_us() if now_us is None else now_us,
+            now_us=now_us,
             identity=parts.identity(),
             begin_us=config.begin_us,
             end_us=config.end_us,
             target_zone=parts.target.naive_timezone,
+            sealed_us=config.sealed_us(now_us),
             default_record=config.default_record,
             check_fields=config.check_fields,
         )

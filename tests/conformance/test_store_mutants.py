@@ -370,6 +370,29 @@ class ForgetsTheEvidence(Store):
         return super().settle(claim, evolve(verdict, evidence={}))
 
 
+class ForgetsWhatWasVerified(Store):
+    """A record that replaces another one begins without its evidence."""
+
+    def apply(self, change: Change) -> Change:
+        add = [Addition(a.start_us, a.end_us, a.attempts, a.identity, None, a.asked) for a in change.add]
+        return super().apply(evolve(change, add=add))
+
+
+class FailuresForgetWhatWasVerified(Store):
+    """An attempt that verified nothing takes the evidence with it."""
+
+    def settle(self, claim: Claim, verdict: Verdict) -> Record:
+        return self._keep(evolve(super().settle(claim, verdict), verified_rows=verdict.verified_rows))
+
+
+class AskedForEver(Store):
+    """A window that was reloaded is asked for still."""
+
+    def settle(self, claim: Claim, verdict: Verdict) -> Record:
+        asked = self._held(claim).asked
+        return self._keep(evolve(super().settle(claim, verdict), asked=asked))
+
+
 # --- the rest ---------------------------------------------------------------------------------------------------------
 
 
@@ -474,6 +497,7 @@ class Mutant:
 TABLE = [
     Mutant("one owner", ClaimsWithoutALock, "test_threads_share_one_store"),
     Mutant("one owner", ClaimsWithoutALock, "test_workers_with_objects_of_their_own_share_the_records"),
+    Mutant("one owner", ClaimsWithoutALock, "test_threads_behave_as_the_model"),
     Mutant("one owner", ClaimsWhatRuns, "test_claims_take_the_oldest_first"),
     Mutant("one owner", OneIdForAll, "test_claims_take_the_oldest_first"),
     Mutant("one owner", AnyClaimWillDo, "test_resume_of_what_was_given_back_or_superseded_is_lost"),
@@ -519,6 +543,9 @@ TABLE = [
     Mutant("reading", WithinMeansOverlapping, "test_records_by_status_span_and_limit"),
     Mutant("reading", SpansWithoutTheDone, "test_spans_are_the_live_records"),
     Mutant("reading", EventsAfterTheInstant, "test_events_since_and_by_window"),
+    Mutant("evidence", ForgetsWhatWasVerified, "test_evidence_is_handed_on_and_outlives_what_verifies_nothing"),
+    Mutant("evidence", FailuresForgetWhatWasVerified, "test_evidence_is_handed_on_and_outlives_what_verifies_nothing"),
+    Mutant("evidence", AskedForEver, "test_evidence_is_handed_on_and_outlives_what_verifies_nothing"),
     Mutant("evidence", SettlesInSilence, "test_events_tell_each_transition_with_its_reason"),
     Mutant("evidence", LogsNewestFirst, "test_events_tell_each_transition_with_its_reason"),
     Mutant("evidence", ForgetsTheEvidence, "test_settle_keeps_what_the_verdict_says"),
@@ -546,6 +573,9 @@ def test_the_suite_notices(mutant: Mutant) -> None:
         OverlapsOfTheSameStartOnly,
         RemovesWhatWasClaimedSince,
         NoBackoff,
+        ForgetsWhatWasVerified,
+        FailuresForgetWhatWasVerified,
+        AskedForEver,
         CrashesNeverQuarantine,
         SettlesInSilence,
     ],
@@ -559,4 +589,6 @@ def test_the_state_machine_notices(kind: type[Store]) -> None:
 def test_every_test_of_the_suite_has_a_mutant() -> None:
     """A test that no broken store fails would hold nothing."""
     tests = {name for name in dir(Suite) if name.startswith("test_")}
-    assert tests == {mutant.noticed_by for mutant in TABLE} | {"test_the_store_behaves_as_the_model"}
+    # Those of processes are in plugins/sql/tests/test_store_conformance.py: what is in memory has none.
+    machines = {"test_the_store_behaves_as_the_model", "test_processes_behave_as_the_model"}
+    assert tests == {mutant.noticed_by for mutant in TABLE} | machines

@@ -111,7 +111,7 @@ def test_help_names_every_command(shell: Shell) -> None:
     shown = shell()
     assert shown.code == 0
     assert shown.out == shell("--help").out
-    for command in ("init", "plan", "run", "check", "status", "plugins", "doctor", "config"):
+    for command in ("init", "plan", "run", "check", "status", "plugins", "doctor", "config", "store"):
         assert f"\n  {command} " in shown.out
 
 

@@ -30,7 +30,7 @@ from pipeline_core import (
     TransientError,
     Window,
 )
-from pipeline_core.ledger import enter, scope_of, scope_text
+from pipeline_core.ledger import Adoption, Entry, enter, scope_of, scope_text
 from pipeline_sql.engines.default import Engine
 from pipeline_sql.extraction import Extraction
 from pipeline_sql.loading import Loading, new_columns, plan, target_names
@@ -414,6 +414,12 @@ class SqlConnector(Source, Target):
     def published(self, load: Load) -> bool:
         with self._engine.reading() as connection:
             return self._ledger.holds(connection, load.claim)
+
+    def adopt(self, adoption: Adoption) -> Sequence[Entry]:
+        with self._engine.writing() as connection:
+            if self._side_of(connection) is None:
+                return []
+            return self._ledger.adopt(connection, adoption, self._engine.now_us(connection))
 
     def _scratch_of(self, load: Load) -> _Scratch:
         """The uploaded rows of a load; PermanentError where there are none, or those of other staged files."""

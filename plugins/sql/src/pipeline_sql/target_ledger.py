@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from pipeline_core import Claim, SideError
-from pipeline_core.ledger import Entry, LedgerChange, Scope, scope_text
+from pipeline_core.ledger import Adoption, Entry, LedgerChange, Scope, adopt, scope_text
 from pipeline_sql.prepared import Prepared
 from pipeline_sql.settings import LONGEST_SCOPE
 
@@ -90,20 +91,25 @@ class TargetLedger:
 
     def ready(self, connection: sa.Connection) -> bool:
         """Whether `prepare` has been here."""
+        return self._made(connection) and not self._headless(connection, [self.scope])
+
+    def _made(self, connection: sa.Connection) -> bool:
         inspector = sa.inspect(connection)
-        if not all(inspector.has_table(each.name, each.schema) for each in self._metadata.sorted_tables):
-            return False
-        return not self._headless(connection)
+        return all(inspector.has_table(each.name, each.schema) for each in self._metadata.sorted_tables)
 
     def prepare(self, connection: sa.Connection) -> None:
         """Makes the ledger's tables, and the head rows of this table and scope. DDL: never inside a publication."""
         self._metadata.create_all(connection)
-        for scope in self._headless(connection):
+        self._add_heads(connection, [self.scope])
+
+    def _add_heads(self, connection: sa.Connection, scopes: Sequence[Scope]) -> None:
+        for scope in self._headless(connection, scopes):
             connection.execute(sa.insert(self._head).values(target_table=self._target, scope=scope, publications=0))
 
-    def _headless(self, connection: sa.Connection) -> list[str]:
+    def _headless(self, connection: sa.Connection, scopes: Sequence[Scope]) -> list[str]:
+        """Which of the scopes, and of the table itself, have no head row."""
         found = connection.execute(sa.select(self._head.c.scope).where(self._mine(self._head))).scalars()
-        return sorted({_WHOLE, scope_text(self.scope)} - set(found))
+        return sorted({_WHOLE, *map(scope_text, scopes)} - set(found))
 
     def lock(self, connection: sa.Connection) -> None:
         """Waits until no other transaction publishes into the table: by writing, before any reading."""
@@ -117,28 +123,40 @@ class TargetLedger:
         """The entries that overlap the claim's window."""
         window = claim.window
         rows = self._overlapping.rows(connection, {"start": window.start_us, "end": window.end_us})
-        return [Entry(**{**row, "scope": json.loads(row["scope"])}) for row in rows]
+        return [_entry(row) for row in rows]
+
+    def adopt(self, connection: sa.Connection, adoption: Adoption, now_us: int) -> list[Entry]:
+        """Hands entries over, under the lock of a publication; those handed over."""
+        if not self._made(connection) or _WHOLE in self._headless(connection, []):
+            return []  # nothing was ever published into this table
+        self.lock(connection)
+        ledger = self._entries
+        columns = (ledger.c.pipeline, ledger.c.start_us, ledger.c.end_us, ledger.c.fence, ledger.c.scope)
+        asked = sa.select(*columns).where(self._mine(ledger), ledger.c.pipeline == adoption.from_pipeline)
+        entries = [_entry(row) for row in connection.execute(asked).mappings()]
+        change = adopt(entries, adoption, self.scope)
+        self._add_heads(connection, [entry.scope for entry in change.add])
+        self.apply(connection, change, now_us)
+        return [entry for entry in change.add if entry.pipeline == adoption.pipeline]
 
     def apply(self, connection: sa.Connection, change: LedgerChange, now_us: int) -> None:
         """Replaces the entries removed by those added."""
-        if change.remove:
-            gone = [{"of_scope": scope_text(entry.scope), "start": entry.start_us} for entry in change.remove]
-            self._delete.run(connection, gone)
-        self._insert.run(
-            connection,
-            [
-                {
-                    "target_table": self._target,
-                    "scope": scope_text(entry.scope),
-                    "start_us": entry.start_us,
-                    "end_us": entry.end_us,
-                    "pipeline": entry.pipeline,
-                    "fence": entry.fence,
-                    "published_us": now_us,
-                }
-                for entry in change.add
-            ],
-        )
+        gone = [{"of_scope": scope_text(entry.scope), "start": entry.start_us} for entry in change.remove]
+        added = [
+            {
+                "target_table": self._target,
+                "scope": scope_text(entry.scope),
+                "start_us": entry.start_us,
+                "end_us": entry.end_us,
+                "pipeline": entry.pipeline,
+                "fence": entry.fence,
+                "published_us": now_us,
+            }
+            for entry in change.add
+        ]
+        for statement, many in ((self._delete, gone), (self._insert, added)):
+            if many:
+                statement.run(connection, many)
 
     def holds(self, connection: sa.Connection, claim: Claim) -> bool:
         """Whether the claim's window is published under the claim's own fence."""
@@ -158,3 +176,7 @@ class TargetLedger:
 
     def _mine(self, table: sa.FromClause) -> sa.ColumnElement[bool]:
         return table.c.target_table == self._target
+
+
+def _entry(row: Mapping[Any, Any]) -> Entry:
+    return Entry(**{**row, "scope": json.loads(row["scope"])})
