@@ -395,6 +395,29 @@ class ForgetsTheEvidence(Store):
         return super().settle(claim, evolve(verdict, evidence={}))
 
 
+class ForgetsWhatWasVerified(Store):
+    """A record that replaces another one begins without its evidence."""
+
+    def apply(self, change: Change) -> Change:
+        add = [Addition(a.start_us, a.end_us, a.attempts, a.identity, None, a.asked) for a in change.add]
+        return super().apply(evolve(change, add=add))
+
+
+class FailuresForgetWhatWasVerified(Store):
+    """An attempt that verified nothing takes the evidence with it."""
+
+    def settle(self, claim: Claim, verdict: Verdict) -> Record:
+        return self._keep(evolve(super().settle(claim, verdict), verified_rows=verdict.verified_rows))
+
+
+class AskedForEver(Store):
+    """A window that was reloaded is asked for still."""
+
+    def settle(self, claim: Claim, verdict: Verdict) -> Record:
+        asked = self._held(claim).asked
+        return self._keep(evolve(super().settle(claim, verdict), asked=asked))
+
+
 # --- the rest ---------------------------------------------------------------------------------------------------------
 
 
@@ -548,6 +571,9 @@ TABLE = [
     Mutant("reading", WithinMeansOverlapping, "test_records_by_status_span_and_limit"),
     Mutant("reading", SpansWithoutTheDone, "test_spans_are_the_live_records"),
     Mutant("reading", EventsAfterTheInstant, "test_events_since_and_by_window"),
+    Mutant("evidence", ForgetsWhatWasVerified, "test_evidence_is_handed_on_and_outlives_what_verifies_nothing"),
+    Mutant("evidence", FailuresForgetWhatWasVerified, "test_evidence_is_handed_on_and_outlives_what_verifies_nothing"),
+    Mutant("evidence", AskedForEver, "test_evidence_is_handed_on_and_outlives_what_verifies_nothing"),
     Mutant("evidence", SettlesInSilence, "test_events_tell_each_transition_with_its_reason"),
     Mutant("evidence", LogsNewestFirst, "test_events_tell_each_transition_with_its_reason"),
     Mutant("evidence", ForgetsTheEvidence, "test_settle_keeps_what_the_verdict_says"),
@@ -577,6 +603,9 @@ def test_the_suite_notices(mutant: Mutant) -> None:
         OverlapsOfTheSameStartOnly,
         RemovesWhatWasClaimedSince,
         NoBackoff,
+        ForgetsWhatWasVerified,
+        FailuresForgetWhatWasVerified,
+        AskedForEver,
         CrashesNeverQuarantine,
         SettlesInSilence,
     ],

@@ -17,8 +17,8 @@ from attrs import field, frozen
 from pipeline_core.config.sections import Part
 from pipeline_core.contracts import Observer, RecordStore, Source, Stage, Target
 from pipeline_core.errors import ConfigError, TimeError
-from pipeline_core.timepolicy import TimePolicy, elapsed_s
-from pipeline_core.window import to_us
+from pipeline_core.timepolicy import TimePolicy, ago_us, elapsed_s
+from pipeline_core.window import MIN_US, to_us
 from pipeline_core.zones import instant_of_naive, zone
 
 if TYPE_CHECKING:
@@ -110,6 +110,8 @@ class Config:
     check_fields: tuple[str, ...]
     run: RunSettings
     retry: RetrySettings
+    on_shrink: str
+    source_keeps: str | None
     warnings: tuple[str, ...]
     mapping: Mapping[str, Any] = field(repr=False)
     manager: PluginManager = field(repr=False)
@@ -118,6 +120,10 @@ class Config:
     def pipeline(self) -> str:
         """What records carry: the name, and the profile where there is one."""
         return self.name if self.profile is None else f"{self.name}@{self.profile}"
+
+    def sealed_us(self, now_us: int) -> int:
+        """The instant up to which windows are sealed at `now_us`, both microseconds UTC: see `source_keeps`."""
+        return MIN_US if self.source_keeps is None else ago_us(now_us, self.source_keeps, self.policy.timezone)
 
     def instant_us(self, when: str | date) -> int:
         """A time as a person gives it, in microseconds UTC; without an offset it is local to the policy's zone.

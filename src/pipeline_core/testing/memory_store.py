@@ -6,6 +6,7 @@ import json
 import time
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from threading import RLock
 from typing import Any
 from uuid import uuid4
@@ -100,7 +101,11 @@ class MemoryRecordStore(RecordStore):
         with self._lock:
             now_us = self.now_us()
             removed = [removal for removal in change.remove if self._supersede(removal, change, now_us)]
-            added = [addition for addition in sorted(change.add) if self._add(addition, change, fields, now_us)]
+            added = [
+                addition
+                for addition in sorted(change.add, key=itemgetter(0, 1))
+                if self._add(addition, change, fields, now_us)
+            ]
             if removed or added:
                 told = {"reason": change.reason, "superseded": len(removed), "added": len(added)}
                 self._log.append(Event(now_us, change.pipeline, None, "planned", told))
@@ -110,7 +115,7 @@ class MemoryRecordStore(RecordStore):
         record = self._live.get(change.pipeline, {}).get(removal.start_us)
         if record is None or not self._is_removable(record, removal):
             return False
-        again = Addition(removal.start_us, removal.end_us, record.attempts)
+        again = _addition(record)
         # Replaced already: the change would put the same in its place once more.
         if record.fence == 0 and again in change.add and record.fields == change.fields:
             return False
@@ -125,7 +130,7 @@ class MemoryRecordStore(RecordStore):
         return same and record.status is not Status.RUNNING
 
     def _add(self, addition: Addition, change: Change, fields: Mapping[str, Any], now_us: int) -> bool:
-        start_us, end_us, attempts = addition
+        start_us, end_us = addition.start_us, addition.end_us
         live = self._live.setdefault(change.pipeline, {})
         starts = self._starts.setdefault(change.pipeline, [])
         at = bisect_left(starts, start_us)
@@ -134,7 +139,15 @@ class MemoryRecordStore(RecordStore):
             return False
         window = Window.from_us(start_us, end_us)
         live[start_us] = Record(
-            change.pipeline, window, fields, reason=change.reason, attempts=attempts, updated_us=now_us
+            change.pipeline,
+            window,
+            fields,
+            reason=change.reason,
+            attempts=addition.attempts,
+            identity=addition.identity,
+            verified_rows=addition.verified_rows,
+            asked=addition.asked,
+            updated_us=now_us,
         )
         insort(starts, start_us)
         return True
@@ -232,6 +245,7 @@ class MemoryRecordStore(RecordStore):
         with self._lock:
             record, now_us = self._running(claim), self.now_us()
             again = verdict.status is Status.PENDING
+            verified = verdict.verified_rows is not None
             return self._move(
                 record,
                 "settled",
@@ -245,7 +259,9 @@ class MemoryRecordStore(RecordStore):
                 claim_id=None if again else record.claim_id,
                 owner=None,
                 lease_until_us=None,
-                identity=verdict.identity,
+                identity=verdict.identity if verified else record.identity,
+                verified_rows=verdict.verified_rows if verified else record.verified_rows,
+                asked=None if verdict.status is Status.DONE else record.asked,
                 evidence=evidence,
             )
 
@@ -295,6 +311,14 @@ def _claim(record: Record) -> Claim:
     return Claim(record.claim_id, record, record.fence)
 
 
+def _addition(record: Record) -> Addition:
+    """What would add the record just as it is."""
+    window = record.window
+    return Addition(
+        window.start_us, window.end_us, record.attempts, record.identity, record.verified_rows, record.asked
+    )
+
+
 def _span(record: Record) -> Span:
     window = record.window
     return Span(
@@ -305,6 +329,9 @@ def _span(record: Record) -> Span:
         record.attempts,
         record.identity,
         record.fields,
+        record.outcome,
+        record.verified_rows,
+        record.asked,
     )
 
 

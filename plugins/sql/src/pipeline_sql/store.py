@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -14,6 +15,7 @@ from attrs import evolve
 
 from pipeline_core import (
     Addition,
+    Asked,
     Change,
     Claim,
     ClaimLostError,
@@ -141,13 +143,26 @@ class SqlRecordStore(RecordStore):
 
     def spans(self, pipeline: str) -> Sequence[Span]:
         status_of = {str(status): status for status in Status}
+        outcome_of = {None: None} | {str(outcome): outcome for outcome in Outcome}
+        asked_of = {None: None} | {str(asked): asked for asked in Asked}
         parse = lru_cache(maxsize=None)(_fields)
         same: dict[str, str] = {}  # a million rows share a few identities: one object each, not one a row
         with self._engine.reading() as connection:
             rows = connection.execute(_SPANS, {"pipeline": pipeline})
             return [
-                Span(start, end, status_of[status], fence, attempts, same.setdefault(identity, identity), parse(text))
-                for start, end, status, fence, attempts, identity, text in rows
+                Span(
+                    start,
+                    end,
+                    status_of[status],
+                    fence,
+                    attempts,
+                    same.setdefault(identity, identity),
+                    parse(text),
+                    outcome_of[outcome],
+                    verified_rows,
+                    asked_of[asked],
+                )
+                for start, end, status, fence, attempts, identity, text, outcome, verified_rows, asked in rows
             ]
 
     def records(
@@ -339,6 +354,7 @@ def _settlement(row: Row, verdict: Verdict, now_us: int) -> _Move:
     again = verdict.status is Status.PENDING
     reason = _storable(verdict.reason)
     attempts = row["attempts"] + verdict.attempt
+    verified = verdict.verified_rows is not None
     values = {
         "status": verdict.status,
         "outcome": verdict.outcome,
@@ -348,7 +364,9 @@ def _settlement(row: Row, verdict: Verdict, now_us: int) -> _Move:
         "due_us": now_us + _us(verdict.wait_s) if again and verdict.wait_s > 0 else 0,
         "claim_id": None if again else row["claim_id"],
         "owner": None,
-        "identity": _storable(verdict.identity),
+        "identity": _storable(verdict.identity) if verified else row["identity"],
+        "verified_rows": verdict.verified_rows if verified else row["verified_rows"],
+        "asked": None if verdict.status is Status.DONE else row["asked"],
         "evidence": _json(verdict.evidence, f"window {_window(row)}: the evidence"),
     }
     told = {
@@ -428,7 +446,7 @@ def _is_wanted(row: Row, wanted: set[Addition], text: str) -> bool:
         row["status"] == Status.PENDING
         and row["fence"] == 0
         and row["fields"] == text
-        and Addition(row["start_us"], row["end_us"], row["attempts"]) in wanted
+        and Addition(*(row[name] for name in Addition._fields)) in wanted
     )
 
 
@@ -436,7 +454,7 @@ def _add(connection: sa.Connection, change: Change, now_us: int) -> list[Additio
     """Adds pending records where no live one is in the way."""
     if not change.add:
         return []
-    added = _free(sorted(change.add), _in_the_way(connection, change))
+    added = _free(sorted(change.add, key=itemgetter(0, 1)), _in_the_way(connection, change))
     if added:
         same = {
             "pipeline": change.pipeline,
@@ -446,7 +464,6 @@ def _add(connection: sa.Connection, change: Change, now_us: int) -> list[Additio
             "crashes": 0,
             "due_us": 0,
             "fence": 0,
-            "identity": "",
             "fields": _json(change.fields, "fields"),
             "evidence": "{}",
             "updated_us": now_us,
@@ -533,6 +550,8 @@ def _record(row: Row) -> Record:
         owner=row["owner"],
         lease_until_us=row["due_us"] if status is Status.RUNNING else None,
         identity=row["identity"],
+        verified_rows=row["verified_rows"],
+        asked=None if row["asked"] is None else Asked(row["asked"]),
         evidence=_evidence(row["evidence"]),
         updated_us=row["updated_us"],
     )
