@@ -6,12 +6,14 @@ import importlib.util
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -19,6 +21,13 @@ import pytest
 # Passwords are asked for over the socket too, so that a wrong one can be tried.
 _ACCESS = "local all guest scram-sha-256\nlocal all all trust\n"
 _SETTINGS = ("listen_addresses=", "fsync=off", "full_page_writes=off", "max_connections=200", "shared_buffers=64MB")
+# A commit is written at once and flushed later: what was committed outlives the process, though not the machine.
+_MARIADB_SETTINGS = (
+    "--innodb-flush-log-at-trx-commit=2",
+    "--innodb-doublewrite=0",
+    "--innodb-buffer-pool-size=64M",
+    "--max-connections=200",
+)
 _PATIENCE_S = 60
 _NUMBERS = count(1)
 
@@ -136,6 +145,120 @@ def postgres_server() -> Iterator[PostgresServer]:
             yield server
         finally:
             server.stop()
+
+
+class MariaDbServer:
+    """A MariaDB server in a folder of its own; `owner` may do everything, `guest` nothing until it is granted."""
+
+    password = "geheim-77"
+
+    def __init__(self, programs: Path, server: Path, folder: Path, user: str | None) -> None:
+        self._server = server
+        self._folder = folder
+        self._as = [f"--user={user}"] if user else []
+        self._process: subprocess.Popen[bytes] | None = None
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+        install = [programs, "--no-defaults", *self._as, f"--datadir={folder / 'data'}", "--skip-test-db"]
+        install += ["--auth-root-authentication-method=normal"]
+        done = subprocess.run(install, check=False, capture_output=True, text=True, cwd="/")
+        if done.returncode:
+            raise RuntimeError(f"mariadb-install-db failed:\n{done.stdout}{done.stderr}")
+        self.start()
+        self._execute(
+            f"CREATE USER owner@'%' IDENTIFIED BY '{self.password}'",
+            "GRANT ALL ON *.* TO owner@'%' WITH GRANT OPTION",
+            "CREATE USER guest@'%' IDENTIFIED BY 'hunter2'",
+        )
+
+    def url(self, database: str, user: str = f"owner:{password}") -> str:
+        """The URL of a database of this server, as SQLAlchemy spells it."""
+        return f"mariadb+pymysql://{user}@127.0.0.1:{self._port}/{database}"
+
+    def new_database(self) -> str:
+        """Makes an empty database; its name."""
+        name = f"test_{next(_NUMBERS)}"
+        self._execute(f"CREATE DATABASE {name}")
+        return name
+
+    def connect(self, database: str | None = None) -> Any:
+        """A plain connection of the driver, as the owner; each statement is committed at once."""
+        import pymysql  # noqa: PLC0415 - only who asks for this server needs its driver
+
+        who = {"host": "127.0.0.1", "port": self._port, "user": "owner", "password": self.password}
+        return pymysql.connect(**who, database=database, autocommit=True)
+
+    def _execute(self, *statements: str) -> None:
+        import pymysql  # noqa: PLC0415
+
+        path = str(self._folder / "socket")
+        connection = pymysql.connect(unix_socket=path, user="root", autocommit=True)
+        with connection, connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+
+    def start(self) -> None:
+        """Starts it, and waits until it answers."""
+        places = {"datadir": "data", "socket": "socket", "pid-file": "pid"}
+        command = [self._server, "--no-defaults", *self._as, "--bind-address=127.0.0.1", f"--port={self._port}"]
+        command += [f"--{name}={self._folder / place}" for name, place in places.items()]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen([*command, *_MARIADB_SETTINGS], stdout=log, stderr=log, cwd="/")
+        self._wait(self._process)
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            # Not by the driver, which leaves the socket of a refused connection open.
+            with socket.socket(socket.AF_UNIX) as probe:
+                if probe.connect_ex(str(self._folder / "socket")) == 0:
+                    break
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"MariaDB did not start:\n{(self._folder / 'log').read_text()}")
+            time.sleep(0.02)
+        self._execute("DO 0")
+
+    def stop(self, sign: signal.Signals = signal.SIGTERM) -> None:
+        """Stops it. SIGTERM lets it end in order, SIGKILL drops everything at once."""
+        if self._process is not None:
+            self._process.send_signal(sign)
+            self._process.wait(_PATIENCE_S)
+            self._process = None
+
+
+def _mariadb_programs() -> tuple[Path, Path] | None:
+    """What makes a data folder, and the server."""
+    if importlib.util.find_spec("pymysql") is None:
+        return None
+    # Debian keeps servers out of the path of ordinary users.
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
+    install, server = (shutil.which(name, path=path) for name in ("mariadb-install-db", "mariadbd"))
+    return (Path(install), Path(server)) if install and server else None
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[MariaDbServer]:
+    """A MariaDB server, one for each process of the tests."""
+    programs = _mariadb_programs()
+    if programs is None:
+        _missing("MariaDB cannot be had: it takes pymysql, and the system's own server (Debian: mariadb-server)")
+        return
+    with tempfile.TemporaryDirectory(prefix="pipeline-my-") as name:
+        folder, user = Path(name), "mysql" if os.geteuid() == 0 else None
+        if user is not None:
+            shutil.chown(folder, user)
+        server = MariaDbServer(*programs, folder, user)
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture
+def mariadb_url(mariadb_server: MariaDbServer) -> str:
+    """The URL of a new, empty database."""
+    return mariadb_server.url(mariadb_server.new_database())
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from typing import Generic, Protocol, TypeVar
 
 from attrs import field, frozen
 
+from pipeline_core.ledger import Adoption, Entry
 from pipeline_core.record import Change, Claim, Event, Record, Span, Status, Verdict
 from pipeline_core.window import Window
 
@@ -344,6 +345,13 @@ class Target(Connector):
     @abstractmethod
     def published(self, load: Load) -> bool:
         """Whether the ledger holds this load's fence: decides what a lost reply to the commit meant."""
+
+    @abstractmethod
+    def adopt(self, adoption: Adoption) -> Sequence[Entry]:
+        """Hands the ledger's entries of another pipeline over, in one transaction that locks as a publication does.
+
+        Returns the entries handed over, their fences kept (see `pipeline_core.ledger.adopt`).
+        """
 
     @abstractmethod
     def discard(self, claim: Claim) -> None:

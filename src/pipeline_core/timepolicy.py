@@ -61,6 +61,17 @@ def _parse(text: object, place: str) -> tuple[int, str]:
     return int(number), unit
 
 
+def elapsed_s(text: object, place: str) -> int:
+    """A duration of one length, in seconds: `"30min"` → 1800, a day as 24 hours. Raises TimeError, naming `place`."""
+    number, unit = _parse(text, place)
+    if unit in _CALENDAR_MONTHS:
+        raise TimeError(
+            f"{place}: found {text!r}, whose length differs; expected seconds, minutes, hours, days or weeks"
+        )
+    length_us = _EXACT_US[unit] if unit in _EXACT_US else _CALENDAR_DAYS[unit] * DAY_US
+    return number * length_us // SECOND_US
+
+
 def _local_months(local_us: int) -> int:
     """Calendar months since year 0 of the local date, counted on its own calendar."""
     try:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import random
 import signal
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from worlds import WORLDS, World
+from worlds import WORLDS, World, harry
 
 NOW = "2013-03-10T12:00"
 LONG = bool(os.environ.get("PIPELINE_LONG"))
@@ -96,21 +96,12 @@ def test_killed_at_random_moments_among_others(any_world: World) -> None:
     world = any_world
     random.seed(11)
     changes = settings(world, max_crashes=99) | {"granularity": "5min"}
-    workers = [world.start(**changes) for _ in range(world.processes)]
-    killed = 0
-    for _ in range(100 if LONG else 8):
-        time.sleep(random.uniform(0.05, 0.3))
-        victim = workers.pop(random.randrange(world.processes))
-        victim.send(signal.SIGKILL)
-        code, said = victim.end()
-        assert code in (-signal.SIGKILL, 0), said
-        killed += code != 0
-        workers.append(world.start(**changes))
-    assert killed > 0
-    for code, said in [worker.end() for worker in workers]:
-        assert code == 0, said
+    with world.pipeline(**changes) as pipeline:
+        windows = len(pipeline.plan(now=NOW).add)
+    start = partial(world.start, **changes)
+    assert harry(start, workers=world.processes, kills=100 if LONG else 8, done=world.done, windows=windows) > 0
     world.quiet()
-    assert world.run(**changes)["quarantined"] == 0
+    assert world.run(**changes)["windows"] == {}
     world.assert_whole()
 
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import gzip
 import importlib
 import os
+import random
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from worlds import PostgresWorld, harry
 
 FLIGHTS = Path(__file__).parents[2] / "examples" / "flights"
 
@@ -138,6 +143,66 @@ def test_year_moves_once_and_changes_granularity(tmp_path: Path) -> None:
     windows, rows = ("3,646", "336,776") if long else ("138", "12,940")
     assert f"✓ {windows} windows cover the time, with no gap and no overlap" in changed
     assert f"✓ source and target hold the same {rows} rows, row for row" in changed
+
+
+class FlightsWorld(PostgresWorld):
+    """The flights of a span of 2013, and databases of one PostgreSQL server to move them between."""
+
+    now = None
+
+    def __init__(self, folder: Path, server: Any, flights: Any, begin: str, end: str) -> None:
+        self._flights = flights
+        self._span = (begin, end)
+        super().__init__(folder, server)
+
+    def fill(self) -> None:
+        columns = ", ".join(f"{name} {kind}" for name, kind in self._flights.COLUMNS.items())
+        self.query("source", f"create table events ({columns})")
+        self.query("source", "create index events_time on events (time_hour)")
+        zone = self._flights.ZONE
+        first, last = (self._flights.stamp(datetime.fromisoformat(t).replace(tzinfo=zone)) for t in self._span)
+        with (
+            closing(self.connection("source")) as connection,
+            connection.cursor().copy("copy events from stdin") as copy,
+        ):
+            for row in self._flights.year_rows():
+                if first <= row[-1] < last:
+                    copy.write_row(row)
+
+    def side(self, name: str) -> dict[str, Any]:
+        return {**super().side(name), "timestamp_column": "time_hour"}
+
+    def config(self, **changes: Any) -> dict[str, Any]:
+        begin, end = self._span
+        return super().config(begin=begin, end=end, run={}, retry={}) | changes
+
+    def rows(self, name: str) -> list[tuple[Any, ...]]:
+        return self.query(name, "select count(*), md5(string_agg(e::text, ';' order by e::text)) from events e")
+
+
+@needs_year
+@pytest.mark.timeout(3600)
+def test_eight_workers_move_the_year_though_some_are_killed(
+    tmp_path: Path, postgres_server: Any, flights: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On PostgreSQL, with SIGKILLs at random points: the year in the longer profile, a month otherwise."""
+    year = 20, 4_380, 336_776, "2013-01-01", "2014-01-01"
+    march = 5, 372, 28_834, "2013-03-01", "2013-04-01"
+    kills, windows, rows, begin, end = year if "PIPELINE_LONG" in os.environ else march
+    world = FlightsWorld(tmp_path, postgres_server, flights, begin, end)
+    with world.pipeline() as pipeline:
+        assert len(pipeline.plan().add) == windows
+    random.seed(20)
+    begun = time.monotonic()
+    killed = harry(world.start, workers=8, kills=kills, done=world.done, windows=windows)
+    seconds = time.monotonic() - begun
+    world.quiet()
+    assert killed > 0
+    assert world.run()["windows"] == {}
+    assert world.rows("source")[0][0] == rows
+    world.assert_whole()
+    with capsys.disabled():
+        print(f"\n8 workers, {killed} of them killed: {windows:,} windows and {rows:,} rows in {seconds:.0f} s")
 
 
 # --- the data and the proof -------------------------------------------------------------------------------------------

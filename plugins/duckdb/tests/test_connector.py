@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from contextlib import closing
+from datetime import date
 from itertools import pairwise
 from typing import Any
 
@@ -365,3 +366,51 @@ def test_two_transactions_over_one_row_can_heal(side, sql, path, load, publish) 
         assert not target.published(staged)
         other.execute("ROLLBACK")
         assert publish(target, staged) == 1
+
+
+# --- scope and where --------------------------------------------------------------------------------------------------
+
+
+def test_a_scope_compares_to_the_letter(side, sql) -> None:
+    """Whatever the column's collation takes for equal; numbers, booleans and dates in columns of their type."""
+    sql(
+        "CREATE TABLE t (ts TIMESTAMPTZ, name VARCHAR COLLATE NOCASE, n INTEGER, b BOOLEAN, d DATE)",
+        f"INSERT INTO t SELECT make_timestamptz({NOON_US}), unnest(['eu', 'EU', 'o''Hare']), 1, true, '2013-03-10'",
+    )
+    scopes: list[tuple[dict[str, Any], int]] = [
+        ({"NAME": "eu"}, 1),
+        ({"name": "o'Hare"}, 1),
+        ({"n": 1}, 3),
+        ({"b": True, "d": date(2013, 3, 10)}, 3),
+        ({"b": False}, 0),
+    ]
+    for scope, rows in scopes:
+        with side(scope=scope) as source:
+            assert source.count(NOON) == rows
+            assert source.count_many([NOON, NOON]) == [rows, rows]
+    for scope in ({"n": "1"}, {"naem": "eu"}):
+        with side(scope=scope) as source, pytest.raises(SideError, match="scope"):
+            source.count(NOON)
+
+
+@pytest.mark.parametrize("where", ["n >", "n = 1) OR (true", "count(*) > 1", "m = 1", "n = 1; DROP TABLE t"])
+def test_a_where_that_is_no_condition_is_refused(side, sql, where: str) -> None:
+    """So that no bracket of its own widens the window."""
+    sql("CREATE TABLE t (ts TIMESTAMPTZ, n INTEGER)")
+    with side(where=where) as source, pytest.raises(SideError, match="where is no condition"):
+        source.count(NOON)
+    assert sql("SELECT count(*) FROM t") == [(0,)]
+
+
+def test_a_where_limits_a_source_alone(side, sql, load) -> None:
+    """Its counts and its rows; a comment at its end does no harm."""
+    sql(
+        "CREATE TABLE t (ts TIMESTAMPTZ, n INTEGER)",
+        f"INSERT INTO t SELECT make_timestamptz({NOON_US}), range FROM range(5)",
+    )
+    with side(where="n < 1 OR n = 3 -- these") as source:
+        assert source.count(NOON) == 2
+        assert source.count_many([NOON, Window.from_us(0, 1)]) == [2, 0]
+        assert sorted(extracted(source, NOON).column("n").to_pylist()) == [0, 3]
+        with pytest.raises(SideError, match="limits a source only"):
+            source.upload(load(NOON, pa.table({"ts": pa.array([NOON_US], pa.timestamp("us", "UTC")), "n": [1]})))

@@ -10,8 +10,10 @@ from typing import Any
 
 import duckdb
 import pytest
+from attrs import evolve
 
 from pipeline_core import Can
+from pipeline_core.ledger import Given
 from pipeline_core.testing import ConnectorSuite
 from pipeline_duckdb import DuckDbSettings
 
@@ -41,6 +43,9 @@ class TestDuckDb(ConnectorSuite):
             )
             connection.register("rows", rows)
             connection.execute(f'INSERT INTO t SELECT "at"::{self.declared}, n, text, ratio FROM rows')
+
+    def scoped(self, settings: DuckDbSettings, scope: Given) -> DuckDbSettings:
+        return evolve(settings, scope=scope)
 
     @contextmanager
     def broken(self, settings: DuckDbSettings) -> Iterator[None]:

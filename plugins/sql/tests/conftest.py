@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from pipeline_core import Claim, Context, Load, Record, Secret, Staged, Window
 from pipeline_sql import SqlSettings
 from pipeline_sql.connector import SqlConnector
+from pipeline_sql.engines.mariadb import MariaDbEngine
 from pipeline_sql.engines.postgresql import PostgresEngine
 from pipeline_sql.engines.sqlite import SqliteEngine
 
@@ -37,14 +38,26 @@ class ClockedPostgres(Clocked, PostgresEngine):
     """PostgreSQL under that clock."""
 
 
-CLOCKED = {"sqlite": ClockedSqlite, "postgresql": ClockedPostgres}
+class ClockedMariaDb(Clocked, MariaDbEngine):
+    """MariaDB under that clock."""
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+CLOCKED = {"sqlite": ClockedSqlite, "postgresql": ClockedPostgres, "mariadb": ClockedMariaDb}
+
+
+@pytest.fixture(params=list(CLOCKED))
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a new database, of each engine in turn."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'records.db'}"
+    return str(request.getfixturevalue("postgres_url" if request.param == "postgresql" else "mariadb_url"))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def side_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a new database, of each engine that can be a side in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'side.db'}"
     return str(request.getfixturevalue("postgres_url"))
 
 

@@ -532,7 +532,7 @@ def test_a_stale_fence_and_another_pipeline_write_nothing(filled: Any, load: Mak
         filled.discard(given.claim)
     other = load(DAY, rows([1]), fence=99, pipeline="weather")
     filled.upload(other)
-    with pytest.raises(PermanentError, match="give the two pipelines different tables"):
+    with pytest.raises(PermanentError, match="give the two pipelines different tables, or scopes"):
         publish(filled, other)
     assert filled.count(DAY) == 3
 

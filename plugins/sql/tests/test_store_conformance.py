@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
-from pipeline_core import RecordStore
-from pipeline_core.testing import RecordStoreSuite
+from pipeline_core import RecordStore, Secret
+from pipeline_core.testing import BrokenPromiseError, RecordStoreSuite
+from pipeline_sql.settings import SqlStoreSettings
 from pipeline_sql.store import opened
+
+pytestmark = pytest.mark.timeout(1800)  # the longer profile takes 10,000 steps of each kind
 
 
 class TestSqlStoreOnSqlite(RecordStoreSuite):
@@ -38,6 +42,9 @@ class TestSqlStoreOnSqlite(RecordStoreSuite):
     def open_again(self, store: RecordStore) -> AbstractContextManager[RecordStore]:
         return self._opened(Path(self.engines[store].url.database))
 
+    def settings_of(self, store: RecordStore) -> SqlStoreSettings:
+        return SqlStoreSettings(Secret(self.engines[store].url.render_as_string(hide_password=False)))
+
     def set_clock(self, store: RecordStore, us: int) -> None:
         self.engines[store].clock_us = us
 
@@ -52,14 +59,17 @@ class TestSqlStoreOnSqlite(RecordStoreSuite):
                 del self.engines[store]
 
 
-class TestSqlStoreOnPostgres(RecordStoreSuite):
+class OnAServer(RecordStoreSuite):
     """Each store in a database of its own; one that was closed is emptied and used again."""
 
+    __test__ = False
+    server_fixture: str
     examples = 30
+    server_clock = True
 
     @pytest.fixture(autouse=True)
-    def _server(self, clocked: Callable[[str], Any], postgres_server: Any) -> None:
-        self.server = postgres_server
+    def _server(self, request: pytest.FixtureRequest, clocked: Callable[[str], Any]) -> None:
+        self.server = request.getfixturevalue(self.server_fixture)
         self.engine_of = clocked
         self.free: list[str] = []
         self.engines: dict[RecordStore, Any] = {}
@@ -78,6 +88,9 @@ class TestSqlStoreOnPostgres(RecordStoreSuite):
     def open_again(self, store: RecordStore) -> AbstractContextManager[RecordStore]:
         return self._opened(self.engines[store].url.render_as_string(hide_password=False))
 
+    def settings_of(self, store: RecordStore) -> SqlStoreSettings:
+        return SqlStoreSettings(Secret(self.engines[store].url.render_as_string(hide_password=False)))
+
     def set_clock(self, store: RecordStore, us: int) -> None:
         self.engines[store].clock_us = us
 
@@ -90,3 +103,36 @@ class TestSqlStoreOnPostgres(RecordStoreSuite):
                 yield store
             finally:
                 del self.engines[store]
+
+
+class Misjudged(TestSqlStoreOnSqlite):
+    """SQLite taken for a server: its clock is each worker's own."""
+
+    __test__ = False
+    server_clock = True
+
+    def _settings(self) -> settings:
+        # What is found first will do: it need not be made small.
+        return settings(super()._settings(), derandomize=True)
+
+
+def test_a_lease_by_the_workers_clock_is_noticed(clocked: Callable[[str], Any], tmp_path: Path) -> None:
+    """By processes whose clocks differ: one takes the window that another still holds."""
+    suite = Misjudged()
+    TestSqlStoreOnSqlite._files.__wrapped__(suite, clocked, tmp_path)
+    with pytest.raises(BrokenPromiseError):
+        suite.test_processes_behave_as_the_model()
+
+
+class TestSqlStoreOnPostgres(OnAServer):
+    """Row locks, and advisory ones for planning."""
+
+    __test__ = True
+    server_fixture = "postgres_server"
+
+
+class TestSqlStoreOnMariaDb(OnAServer):
+    """Row locks, and named ones for planning."""
+
+    __test__ = True
+    server_fixture = "mariadb_server"

@@ -13,6 +13,7 @@ from rich.text import Text
 from pipeline_core.cli import starter, views
 from pipeline_core.cli.options import takes_common_options, verb
 from pipeline_core.cli.session import Session
+from pipeline_core.cli.store import store_app
 from pipeline_core.cli.terminal import Terminal
 from pipeline_core.errors import ConfigError
 from pipeline_core.reports import Exit, window_mapping
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="The configuration: check it, or get its JSON Schema.", rich_markup_mode=None)
 app.add_typer(config_app, name="config")
+app.add_typer(store_app, name="store")
 takes_common_options(app)
 takes_common_options(config_app)
 

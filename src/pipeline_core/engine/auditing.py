@@ -56,9 +56,11 @@ def audit(parts: Parts, claim: Claim, staged: Staged, before: Counts | None = No
 
 def clean_up(parts: Parts, claim: Claim, *, finished: bool) -> None:
     """Drops the window's scratch; its staged files too once it is finished (a retry starts from them)."""
-    parts.target.discard(claim)
-    if finished:
-        remove_staged(parts, claim)
+    try:
+        parts.target.discard(claim)
+    finally:  # a target that is away keeps no files here
+        if finished:
+            remove_staged(parts, claim)
     parts.report.tell("cleaned", claim.window)
 
 

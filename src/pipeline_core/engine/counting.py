@@ -48,6 +48,12 @@ def count_target(parts: Parts, window: Window) -> int:
     return parts.retried("count target", window, lambda: _sure("target", parts.target, [window])[0])
 
 
+def probe(parts: Parts) -> None:
+    """Asks both sides something cheap, once, and raises what keeps one of them from answering."""
+    moment = Window.from_us(0, 1)
+    _at_once(lambda: parts.source.count(moment), lambda: parts.target.count(moment))
+
+
 def excluded(parts: Parts) -> int:
     """The source's rows that fall into no window, told where there are any: nothing is lost in silence."""
     rows = parts.retried("count excluded", None, parts.source.excluded)

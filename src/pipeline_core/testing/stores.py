@@ -13,18 +13,21 @@ from typing import Any
 
 import pytest
 from attrs import evolve
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.errors import Flaky
 from hypothesis.stateful import run_state_machine_as_test
 
-from pipeline_core.contracts import ClaimRequest, RecordStore
+from pipeline_core.contracts import ClaimRequest, RecordStore, Settings
 from pipeline_core.errors import ClaimLostError, RecordError, TimeError
 from pipeline_core.record import Addition, Change, Claim, Outcome, Record, Removal, Status, Verdict
-from pipeline_core.testing.findings import expect, expect_error, report
-from pipeline_core.testing.store_model import StoreMachine
+from pipeline_core.testing.findings import BrokenPromiseError, expect, expect_error, report
+from pipeline_core.testing.store_model import ProcessMachine, StoreMachine, ThreadMachine
+from pipeline_core.testing.together import Processes
 from pipeline_core.window import SECOND_US, Window
 
 NOON_US = 1_700_000_000 * SECOND_US
 LATER_US = 10**15
+LONG_STEPS = 10_000
 MINUTE_US = 60 * SECOND_US
 FAR = Window.from_us(10**14, 10**14 + 1)  # no record is there
 DONE = Verdict(Status.DONE, "loaded 3 rows", Outcome.LOADED, {"rows": 3}, "a to b")
@@ -38,10 +41,12 @@ class RecordStoreSuite(ABC):
                 return MyStoreSettings(url=...).open(Context("p"))
 
     The other methods are optional; tests that need one which is not there are skipped, with the reason. `examples` is
-    how many sequences of verbs the state machine tries, of 30 steps each; ten times as many with PIPELINE_LONG set.
+    how many sequences of verbs the state machine tries, of 30 steps each; with PIPELINE_LONG set so many again until it
+    has taken 10,000 steps. `server_clock`: the store's clock is a server's, so a worker's own may be wrong.
     """
 
     examples = 60
+    server_clock = False
 
     @abstractmethod
     def open_store(self) -> AbstractContextManager[RecordStore]:
@@ -50,6 +55,10 @@ class RecordStoreSuite(ABC):
     def open_again(self, store: RecordStore) -> AbstractContextManager[RecordStore]:
         """A second object on the records of `store`, as another process would open it."""
         pytest.skip(f"{type(self).__name__} does not say how to open a store twice (open_again)")
+
+    def settings_of(self, store: RecordStore) -> Settings[RecordStore]:
+        """Settings that open the records of `store` in another process, where they arrive pickled."""
+        pytest.skip(f"{type(self).__name__} does not say how another process opens a store (settings_of)")
 
     def set_clock(self, store: RecordStore, us: int) -> None:
         """Makes the clock of `store` show `us`, and stand still; not this process's clock."""
@@ -549,11 +558,43 @@ class RecordStoreSuite(ABC):
         class Machine(StoreMachine):
             suite = self
 
-        run_state_machine_as_test(Machine, settings=self._settings())
+        self._run(Machine, self._settings())
+
+    def test_threads_behave_as_the_model(self) -> None:
+        """The same with verbs at the same moment: what comes of them is what some order of them would have led to."""
+
+        class Machine(ThreadMachine):
+            suite = self
+
+        self._run_at_once(Machine)
+
+    def test_processes_behave_as_the_model(self) -> None:
+        """The same among processes, each with its own connections and, by a server's clock, a wrong one of its own."""
+        with self.open_store() as store:
+            self.settings_of(store)  # skips before any process is started
+
+        class Machine(ProcessMachine):
+            suite = self
+
+        with Processes(skewed=self.server_clock) as Machine.crew:
+            self._run_at_once(Machine)
+
+    def _run_at_once(self, machine: type[ThreadMachine]) -> None:
+        # What happens at once cannot be repeated at will: a failure is neither made small nor asked for again.
+        how = settings(self._settings(), max_examples=max(1, self.examples // 2), phases=[Phase.generate])
+        try:
+            self._run(machine, how)
+        except Flaky as unrepeatable:
+            raise _first_seen(unrepeatable) from None
+
+    def _run(self, machine: type[StoreMachine], how: settings) -> None:
+        run_state_machine_as_test(machine, settings=how)
+        while os.environ.get("PIPELINE_LONG") and machine.steps < LONG_STEPS:
+            run_state_machine_as_test(machine, settings=how)
 
     def _settings(self) -> settings:
         return settings(
-            max_examples=self.examples * (10 if os.environ.get("PIPELINE_LONG") else 1),
+            max_examples=self.examples,
             stateful_step_count=30,
             deadline=None,
             database=None,
@@ -596,6 +637,14 @@ def only(store: RecordStore) -> Record:
 def state(store: RecordStore) -> tuple[object, ...]:
     """All that the store shows of the pipeline."""
     return list(store.records("p")), list(store.records("p", Status.SUPERSEDED)), list(store.events("p"))
+
+
+def _first_seen(unrepeatable: BaseException) -> BaseException:
+    """What was found, where Hypothesis reports that it did not find it a second time."""
+    found: BaseException | None = unrepeatable
+    while found is not None and not isinstance(found, BrokenPromiseError):
+        found = found.exceptions[0] if isinstance(found, BaseExceptionGroup) else found.__context__
+    return found or unrepeatable
 
 
 def at_once(act: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:

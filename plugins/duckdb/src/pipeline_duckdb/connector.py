@@ -27,28 +27,20 @@ from pipeline_core import (
     TransientError,
     Window,
 )
-from pipeline_core.ledger import enter
+from pipeline_core.ledger import Adoption, Entry, enter, scope_of, scope_text
 from pipeline_duckdb import staging, table, types
-from pipeline_duckdb.counting import count_ranges
+from pipeline_duckdb.counting import count_windows
 from pipeline_duckdb.database import Database, quoted
 from pipeline_duckdb.ledger import TargetLedger
 from pipeline_duckdb.loading import Loading, declarations, plan, staged_columns
-from pipeline_duckdb.table import Column, Table, column_of, nearest
-from pipeline_duckdb.timestamps import Timestamps, of_column
+from pipeline_duckdb.side import Side, condition, resolved
+from pipeline_duckdb.table import Column, column_of, nearest
+from pipeline_duckdb.timestamps import of_column
 
 if TYPE_CHECKING:
     from pipeline_duckdb.settings import DuckDbSettings
 
 _INSTANT = pa.timestamp("us", "UTC")
-
-
-@frozen
-class _Side:
-    """The table as it is now, and its timestamp column."""
-
-    table: Table
-    timestamp: Column
-    timestamps: Timestamps
 
 
 @frozen
@@ -74,9 +66,9 @@ class DuckDbConnector(Source, Target):
         self._place = f"{database.place}, table {settings.table!r}"
         self._scratch: dict[tuple[str, Window], _Scratch] = {}
         self._copies: list[Claim] = []
-        target = f"{self._schema}.{self._name}"
-        self._target = table.fold(target)
-        self._ledger = TargetLedger(self._schema, table.fold(self._name), self._place)
+        scope = scope_of(settings.scope, table.fold)
+        self._target = table.fold(f"{self._schema}.{self._name}") + scope_text(scope)
+        self._ledger = TargetLedger(self._schema, table.fold(self._name), scope, self._place)
 
     def close(self) -> None:
         """Drops scratch."""
@@ -93,6 +85,8 @@ class DuckDbConnector(Source, Target):
             "table": settings.table,
             "timestamp_column": settings.timestamp_column,
             "timestamp_timezone": settings.timestamp_timezone,
+            "scope": scope_text(scope_of(settings.scope)) if settings.scope else None,
+            "where": settings.where,
         }
         return {name: value for name, value in given.items() if value is not None}
 
@@ -108,14 +102,14 @@ class DuckDbConnector(Source, Target):
     def count_many(self, windows: Sequence[Window]) -> Sequence[int]:
         with self._database.connected() as connection, self._database.limited(connection):
             side = self._side_of(connection)
-            return [0] * len(windows) if side is None else _count(connection, side, windows)
+            return [0] * len(windows) if side is None else count_windows(connection, side, windows)
 
     def excluded(self) -> int:
         with self._database.connected() as connection, self._database.limited(connection):
             side = self._side_of(connection)
             if side is None:
                 return 0
-            query = f"SELECT count(*) FROM {side.table.sql} WHERE {side.timestamps.excluded}"  # noqa: S608 - quoted
+            query = f"SELECT count(*) FROM {side.table.sql} WHERE {side.timestamps.excluded} AND {side.rows}"  # noqa: S608 - quoted
             return int(connection.execute(query).fetchall()[0][0])
 
     def problems(self) -> Iterable[Problem]:
@@ -134,7 +128,7 @@ class DuckDbConnector(Source, Target):
 
     # --- the table ----------------------------------------------------------------------------------------------------
 
-    def _side_of(self, connection: duckdb.DuckDBPyConnection) -> _Side | None:
+    def _side_of(self, connection: duckdb.DuckDBPyConnection) -> Side | None:
         """The table; None while it is missing and `create` is set. Raises SideError for any other misfit."""
         settings = self._settings
         found = table.find(connection, self._schema, self._name)
@@ -152,9 +146,20 @@ class DuckDbConnector(Source, Target):
                 f"({nearest(settings.timestamp_column, [c.name for c in found.columns])}); correct timestamp_column"
             )
         place = f"{self._place}, column {timestamp.name!r}"
-        return _Side(
-            found, timestamp, of_column(place, quoted(timestamp.name), timestamp.type, settings.timestamp_timezone)
-        )
+        timestamps = of_column(place, quoted(timestamp.name), timestamp.type, settings.timestamp_timezone)
+        scope = resolved(settings.scope, found, self._place)
+        if settings.where is not None:
+            self._check_where(connection, found.sql, settings.where)
+        return Side(found, timestamp, timestamps, scope, condition(scope, settings.where))
+
+    def _check_where(self, connection: duckdb.DuckDBPyConnection, sql: str, where: str) -> None:
+        """Raises SideError where `where` is not one condition on the table: bare too, so that no bracket ends ours."""
+        bare = f"CASE WHEN {where}\n THEN 1 END"
+        try:
+            with self._database.translated():
+                connection.execute(f"SELECT {bare} FROM {sql} WHERE ({where}\n) LIMIT 0").fetchall()  # noqa: S608
+        except PipelineError as error:
+            raise SideError(f"{self._place}: where is no condition on it: {error}; correct it") from None
 
     # --- extraction ---------------------------------------------------------------------------------------------------
 
@@ -173,11 +178,11 @@ class DuckDbConnector(Source, Target):
                 if reader is not None:
                     reader.close()  # an open result would keep the file open
 
-    def _query(self, side: _Side, request: ExtractRequest) -> str:
+    def _query(self, side: Side, request: ExtractRequest) -> str:
         listed = ", ".join(self._selected(side, column, request.window) for column in self._wanted(side, request))
-        return f"SELECT {listed} FROM {side.table.sql} WHERE {side.timestamps.inside(request.window)}"  # noqa: S608 - quoted
+        return f"SELECT {listed} FROM {side.table.sql} WHERE {side.inside(request.window)}"  # noqa: S608 - quoted
 
-    def _selected(self, side: _Side, column: Column, window: Window) -> str:
+    def _selected(self, side: Side, column: Column, window: Window) -> str:
         name = quoted(column.name)
         if column == side.timestamp:
             return f"{side.timestamps.instant_us(window)} AS {name}"
@@ -189,7 +194,7 @@ class DuckDbConnector(Source, Target):
             )
         return name if kind == str(column.type) else f"CAST({name} AS {kind}) AS {name}"
 
-    def _wanted(self, side: _Side, request: ExtractRequest) -> list[Column]:
+    def _wanted(self, side: Side, request: ExtractRequest) -> list[Column]:
         excluded = set()
         for name in sorted(request.exclude):
             column = column_of(name, side.table.columns)
@@ -240,6 +245,8 @@ class DuckDbConnector(Source, Target):
         Raises PermanentError for a staged column or value that the table cannot hold, SideError for a table that no
         row can be written to.
         """
+        if self._settings.where is not None:
+            raise SideError(f"{self._place}: where limits a source only; limit a target by scope")
         self.discard(load.claim)
         paths = staging.in_place(load.staged)
         if paths is None:
@@ -254,7 +261,7 @@ class DuckDbConnector(Source, Target):
                 connection.begin()
                 side = self._prepared(connection, lambda: declarations(columns, *self._timestamp, self._place))
                 connection.commit()
-            loading = plan(columns, side.table, side.timestamp, side.timestamps, self._place)
+            loading = plan(columns, side, self._place)
             loading.check(connection, relation, load.window)
         key = load.claim.record.pipeline, load.window
         self._scratch[key] = _Scratch(load.claim.fence, load.staged.key, paths, loading)
@@ -263,7 +270,7 @@ class DuckDbConnector(Source, Target):
     def _timestamp(self) -> tuple[str, str | None]:
         return self._settings.timestamp_column, self._settings.timestamp_timezone
 
-    def _prepared(self, connection: duckdb.DuckDBPyConnection, declared: Callable[[], list[str]]) -> _Side:
+    def _prepared(self, connection: duckdb.DuckDBPyConnection, declared: Callable[[], list[str]]) -> Side:
         """The table, with the ledger beside it: each made where it is missing."""
         side = self._side_of(connection)
         if side is not None and side.table.view:
@@ -298,6 +305,13 @@ class DuckDbConnector(Source, Target):
         with self._database.connected() as connection:
             return self._ledger.holds(connection, load.claim)
 
+    def adopt(self, adoption: Adoption) -> Sequence[Entry]:
+        with self._database.publishing(), self._database.connected() as connection:
+            connection.begin()
+            handed = [] if self._side_of(connection) is None else self._ledger.adopt(connection, adoption)
+            connection.commit()
+            return handed
+
     def _scratch_of(self, load: Load) -> _Scratch:
         """The uploaded rows of a load; PermanentError where there are none, or those of other staged files."""
         scratch = self._scratch.get((load.claim.record.pipeline, load.window))
@@ -324,13 +338,14 @@ class _Publication(Publication):
 
     def guard(self, load: Load) -> None:
         self._ledger.lock(self._connection)
-        change = enter(self._ledger.overlapping(self._connection, load.claim), load.claim, self._place)
+        overlapping = self._ledger.overlapping(self._connection, load.claim)
+        change = enter(overlapping, load.claim, self._place, self._ledger.scope)
         self._ledger.apply(self._connection, change)
         self._loading = self._scratch_of(load).loading
 
     def delete(self, window: Window) -> int:
-        loading = self._guarded
-        statement = f"DELETE FROM {loading.table.sql} WHERE {loading.timestamps.inside(window)}"  # noqa: S608 - quoted
+        side = self._guarded.side
+        statement = f"DELETE FROM {side.table.sql} WHERE {side.inside(window)}"  # noqa: S608 - quoted
         return int(self._connection.execute(statement).fetchall()[0][0])
 
     def insert(self, load: Load) -> None:
@@ -341,18 +356,10 @@ class _Publication(Publication):
         self._connection.execute(loading.insert(staging.relation(scratch.paths), load.window))
 
     def count(self, window: Window) -> int:
-        loading = self._guarded
-        side = _Side(loading.table, loading.timestamp, loading.timestamps)
-        return _count(self._connection, side, [window])[0]
+        return count_windows(self._connection, self._guarded.side, [window])[0]
 
     @property
     def _guarded(self) -> Loading:
         if self._loading is None:
             raise PermanentError(f"{self._place}: a publication begins with guard; nothing was written")
         return self._loading
-
-
-def _count(connection: duckdb.DuckDBPyConnection, side: _Side, windows: Sequence[Window]) -> list[int]:
-    cut = side.timestamps.cut
-    ranges = [(cut(window.start_us), cut(window.end_us)) for window in windows]
-    return count_ranges(connection, side.table.sql, side.timestamps, ranges)

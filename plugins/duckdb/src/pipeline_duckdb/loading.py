@@ -12,8 +12,9 @@ from duckdb.sqltypes import DuckDBPyType
 from pipeline_core import PermanentError, Window
 from pipeline_duckdb import types
 from pipeline_duckdb.database import quoted
+from pipeline_duckdb.side import Side, equals
 from pipeline_duckdb.table import Column, Table, column_of, fold, nearest
-from pipeline_duckdb.timestamps import INSTANTS, Timestamps, floored, ticks
+from pipeline_duckdb.timestamps import INSTANTS, floored, ticks
 
 
 @frozen
@@ -85,50 +86,59 @@ class Loading:
     """How staged rows become rows of the target: each column, and the staged one that fills it."""
 
     place: str
-    table: Table
-    timestamp: Column
-    timestamps: Timestamps
+    side: Side
     pairs: Sequence[tuple[Column, StagedColumn]]
 
     def insert(self, relation: str, window: Window) -> str:
         """The statement that inserts every row."""
         into = ", ".join(quoted(column.name) for column, _ in self.pairs)
         values = ", ".join(self._value(column, staged, window) for column, staged in self.pairs)
-        return f"INSERT INTO {self.table.sql} ({into}) SELECT {values} FROM {relation}"  # noqa: S608 - quoted
+        return f"INSERT INTO {self.side.table.sql} ({into}) SELECT {values} FROM {relation}"  # noqa: S608 - quoted
 
     def _value(self, column: Column, staged: StagedColumn, window: Window) -> str:
-        if column == self.timestamp:
-            return self.timestamps.stored(staged.instant_us, window)
+        if column == self.side.timestamp:
+            return self.side.timestamps.stored(staged.instant_us, window)
         return staged.sql if str(column.type) == str(staged.type) else f"CAST({staged.sql} AS {column.type})"
 
     def check(self, connection: duckdb.DuckDBPyConnection, relation: str, window: Window) -> None:
         """Looks at every staged value that could be lost. Raises PermanentError for one that would be."""
-        (us,) = (staged.instant_us for column, staged in self.pairs if column == self.timestamp)
+        (us,) = (staged.instant_us for column, staged in self.pairs if column == self.side.timestamp)
         risky = [
             (column, staged, condition)
             for column, staged in self.pairs
-            if column != self.timestamp and (condition := types.lost(staged.sql, column.type, staged.type))
+            if column != self.side.timestamp and (condition := types.lost(staged.sql, column.type, staged.type))
         ]
         asked = [
             f"count(*) - count({us})",
             f"min({us})",
             f"max({us})",
-            _times(f"{us} % {self.timestamps.step_us} <> 0"),
+            _times(f"{us} % {self.side.timestamps.step_us} <> 0"),
         ]
+        limits = [(staged.sql, self.side.scope[c.name]) for c, staged in self.pairs if c.name in self.side.scope]
+        asked += [_times(f"({equals(sql, value)}) IS NOT TRUE") for sql, value in limits]
         asked += [_times(condition) for _, _, condition in risky]
-        ((missing, least, most, between, *lost),) = connection.execute(
+        ((missing, least, most, between, *others),) = connection.execute(
             f"SELECT {', '.join(asked)} FROM {relation}"  # noqa: S608 - quoted
         ).fetchall()
         self._check_instants(window, missing, [us for us in (least, most) if us is not None], between)
-        for (column, staged, _), rows in zip(risky, lost, strict=True):
+        self._check_scope([(sql, value, rows) for (sql, value), rows in zip(limits, others, strict=False)])
+        for (column, staged, _), rows in zip(risky, others[len(limits) :], strict=True):
             if rows:
                 raise PermanentError(
                     f"{self.place}, column {column.name!r}: {rows} staged values of type {staged.type} do not survive "
                     f"in a column declared {column.type}; declare the column wider, or exclude it at the source"
                 )
 
+    def _check_scope(self, found: Sequence[tuple[str, object, int]]) -> None:
+        for sql, value, strangers in found:
+            if strangers:
+                raise PermanentError(
+                    f"{self.place}, column {sql}: found {strangers} staged rows with another value than {value!r}, to "
+                    "which scope limits this pipeline; leave such rows out at the source, or correct the scope"
+                )
+
     def _check_instants(self, window: Window, missing: int, ends: Sequence[int], between: int) -> None:
-        place = f"{self.place}, column {self.timestamp.name!r}"
+        place = f"{self.place}, column {self.side.timestamp.name!r}"
         if missing:
             raise PermanentError(f"{place}: found {missing} rows of window {window} without a timestamp; fill it")
         for us in ends:
@@ -138,19 +148,24 @@ class Loading:
                 )
         if between:
             raise PermanentError(
-                f"{place}: found {between} timestamps finer than its type {self.timestamp.type}, which would be "
+                f"{place}: found {between} timestamps finer than its type {self.side.timestamp.type}, which would be "
                 "changed by it; declare the column TIMESTAMP, or truncate at the source"
             )
 
 
-def plan(
-    columns: Sequence[StagedColumn], table: Table, timestamp: Column, timestamps: Timestamps, place: str
-) -> Loading:
+def plan(columns: Sequence[StagedColumn], side: Side, place: str) -> Loading:
     """Matches staged columns with a table's. Raises PermanentError for one that has no place, or cannot be held."""
+    table, timestamp = side.table, side.timestamp
     pairs = [(_matched(staged, table, place), staged) for staged in columns]
     filled = [column for column, _ in pairs]
     if timestamp not in filled:
         raise _no_timestamp(timestamp.name, columns, place)
+    unsaid = sorted(side.scope.keys() - {column.name for column in filled})
+    if unsaid:
+        raise PermanentError(
+            f"{place}: scope limits this pipeline by the columns {unsaid}, which no staged column becomes "
+            f"({nearest(unsaid[0], [column.name for column in columns])}); extract them, or rename one under [columns]"
+        )
     unfilled = [column.name for column in table.columns if column.required and column not in filled]
     if unfilled:
         raise PermanentError(
@@ -165,7 +180,7 @@ def plan(
                 f"{place}: column {column.name!r} is declared {column.type} and cannot hold the staged {staged.type}; "
                 "change the column's type, or exclude it at the source"
             )
-    return Loading(place, table, timestamp, timestamps, pairs)
+    return Loading(place, side, pairs)
 
 
 def _matched(staged: StagedColumn, table: Table, place: str) -> Column:

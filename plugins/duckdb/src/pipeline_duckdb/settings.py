@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen, validators
@@ -35,14 +36,18 @@ class DuckDbSettings:
 
     `path` is the database file. `table` is `schema.table` or `table`; a name that holds a dot itself needs its schema.
     `timestamp_timezone` is the zone that bare local times are meant in, required where the timestamp column carries
-    none. With `create` a missing target table, and a missing file, is made from the staged rows. `timeout_s` limits, in
-    seconds, a count and the wait for a lock, that of the file among them.
+    none. `scope` limits the side to the rows whose columns hold these values: a table that several pipelines share.
+    `where` limits a source to the rows for which this SQL condition is true. With `create` a missing target table, and
+    a missing file, is made from the staged rows. `timeout_s` limits, in seconds, a count and the wait for a lock, that
+    of the file among them.
     """
 
     path: str = field(validator=_is_file)
     table: str = field(validator=validators.min_len(1))
     timestamp_column: str = field(validator=validators.min_len(1))
     timestamp_timezone: str | None = field(default=None, validator=validators.optional(_is_zone))
+    scope: Mapping[str, str | bool | int | float | date] = field(factory=dict)
+    where: str | None = field(default=None, validator=validators.optional(validators.min_len(1)))
     create: bool = False
     timeout_s: float = field(default=300.0, validator=validators.gt(0))
 

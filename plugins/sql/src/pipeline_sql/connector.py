@@ -30,10 +30,11 @@ from pipeline_core import (
     TransientError,
     Window,
 )
-from pipeline_core.ledger import enter
+from pipeline_core.ledger import Adoption, Entry, enter, scope_of, scope_text
 from pipeline_sql.engines.default import Engine
 from pipeline_sql.extraction import Extraction
 from pipeline_sql.loading import Loading, new_columns, plan, target_names
+from pipeline_sql.scope import condition, resolved
 from pipeline_sql.side import Side
 from pipeline_sql.tables import Column, Table, named, named_column, nearest, split
 from pipeline_sql.target_ledger import TargetLedger
@@ -72,7 +73,8 @@ class SqlConnector(Source, Target):
         self._samples: dict[str, object] = {}
         self._session: sa.Connection | None = None
         self._scratch: dict[tuple[str, Window], _Scratch] = {}
-        self._ledger = TargetLedger(self._schema, engine.fold(self._name), self._place)
+        scope = scope_of(settings.scope, engine.fold)
+        self._ledger = TargetLedger(self._schema, engine.fold(self._name), scope, self._place)
 
     def close(self) -> None:
         """Drops scratch and closes every connection."""
@@ -96,6 +98,8 @@ class SqlConnector(Source, Target):
             "timestamp_column": settings.timestamp_column,
             "timestamp_timezone": settings.timestamp_timezone,
             "timestamp_unit": settings.timestamp_unit,
+            "scope": scope_text(scope_of(settings.scope)) if settings.scope else None,
+            "where": settings.where,
         }
         return {name: str(value) for name, value in given.items() if value is not None}
 
@@ -115,15 +119,7 @@ class SqlConnector(Source, Target):
                 return [0] * len(windows)
             self._check_form(connection, side)
             ranges = [side.ranges(window) for window in windows]
-            counts = iter(
-                self._engine.count_ranges(
-                    connection,
-                    side.table,
-                    side.timestamp,
-                    [each for several in ranges for each in several],
-                    indexed=side.indexed,
-                )
-            )
+            counts = iter(self._engine.count_ranges(connection, side, [each for several in ranges for each in several]))
             return [sum(next(counts) for _ in several) for several in ranges]
 
     def excluded(self) -> int:
@@ -143,7 +139,7 @@ class SqlConnector(Source, Target):
         return sum(self._count_where(connection, side, condition) for condition in conditions)
 
     def _count_where(self, connection: sa.Connection, side: Side, condition: sa.ColumnElement[bool]) -> int:
-        counted = sa.select(sa.func.count()).select_from(side.table.clause()).where(condition)
+        counted = sa.select(sa.func.count()).select_from(side.table.clause()).where(side.rows, condition)
         return int(connection.execute(counted).scalar_one())
 
     def _check_form(self, connection: sa.Connection, side: Side) -> None:
@@ -199,7 +195,21 @@ class SqlConnector(Source, Target):
         timestamps = engine.types.timestamps(
             f"{self._place}, column {timestamp.name!r}", timestamp, settings.timestamp_timezone, settings.timestamp_unit
         )
-        return Side(table, timestamp, timestamps, engine.indexed(connection, table, timestamp))
+        scope = resolved(settings.scope, table, engine, self._place)
+        rows = condition(scope, settings.where, engine)
+        side = Side(table, timestamp, timestamps, engine.indexed(connection, table, timestamp), scope, rows)
+        if settings.where is not None:
+            self._check_where(connection, side, settings.where)
+        return side
+
+    def _check_where(self, connection: sa.Connection, side: Side, where: str) -> None:
+        """Raises SideError where `where` is not one condition on the table: bare too, so that no bracket ends ours."""
+        bare: sa.ColumnElement[Any] = sa.literal_column(f"CASE WHEN {where}\n THEN 1 END")
+        try:
+            with self._engine.translated():
+                connection.execute(sa.select(bare).select_from(side.table.clause()).where(side.rows).limit(0))
+        except PermanentError as error:
+            raise SideError(f"{self._place}: where is no condition on it: {error}; correct it") from None
 
     def problems(self) -> Iterable[Problem]:
         try:
@@ -297,6 +307,8 @@ class SqlConnector(Source, Target):
         Raises PermanentError for a staged column or value that the table cannot hold, SideError for a table that no
         row can be written to.
         """
+        if self._settings.where is not None:
+            raise SideError(f"{self._place}: where limits a source only; limit a target by scope")
         self.discard(load.claim)
         with closing(_staged(load)) as batches:
             first = next(batches, None)
@@ -403,6 +415,12 @@ class SqlConnector(Source, Target):
         with self._engine.reading() as connection:
             return self._ledger.holds(connection, load.claim)
 
+    def adopt(self, adoption: Adoption) -> Sequence[Entry]:
+        with self._engine.writing() as connection:
+            if self._side_of(connection) is None:
+                return []
+            return self._ledger.adopt(connection, adoption, self._engine.now_us(connection))
+
     def _scratch_of(self, load: Load) -> _Scratch:
         """The uploaded rows of a load; PermanentError where there are none, or those of other staged files."""
         scratch = self._scratch.get((load.claim.record.pipeline, load.window))
@@ -431,7 +449,8 @@ class _Publication(Publication):
 
     def guard(self, load: Load) -> None:
         self._ledger.lock(self._connection)
-        change = enter(self._ledger.overlapping(self._connection, load.claim), load.claim, self._place)
+        overlapping = self._ledger.overlapping(self._connection, load.claim)
+        change = enter(overlapping, load.claim, self._place, self._ledger.scope)
         self._ledger.apply(self._connection, change, self._engine.now_us(self._connection))
         self._side = self._scratch_of(load).side
 
@@ -450,11 +469,7 @@ class _Publication(Publication):
 
     def count(self, window: Window) -> int:
         side = self._guarded
-        return sum(
-            self._engine.count_ranges(
-                self._connection, side.table, side.timestamp, side.ranges(window), indexed=side.indexed
-            )
-        )
+        return sum(self._engine.count_ranges(self._connection, side, side.ranges(window)))
 
     @property
     def _guarded(self) -> Side:

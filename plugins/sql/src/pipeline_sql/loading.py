@@ -12,6 +12,7 @@ from pyarrow import types as pt
 from pipeline_core import PermanentError, Window
 from pipeline_sql.engines.default import Engine
 from pipeline_sql.extraction import checked
+from pipeline_sql.scope import check_staged
 from pipeline_sql.side import Side
 from pipeline_sql.tables import Column, Rows, Table, nearest
 from pipeline_sql.timestamps import Timestamps, truncated
@@ -66,6 +67,7 @@ class Loading:
     timestamp: Column
     timestamps: Timestamps
     types: Types
+    scope: Mapping[str, Any]
 
     def rows(self, batch: pa.RecordBatch, window: Window) -> Iterator[Rows]:
         """Driver values, a few rows at a time. Raises PermanentError for a value that would not survive."""
@@ -83,6 +85,8 @@ class Loading:
 
     def _values(self, array: pa.Array, column: Column, window: Window) -> Any:
         place = f"{self.place}, column {column.name!r}"
+        if column.name in self.scope:
+            check_staged(array, self.scope[column.name], place)
         if column == self.timestamp:
             return self.timestamps.encode(checked(truncated(array), window, place))
         try:
@@ -105,6 +109,12 @@ def plan(schema: pa.Schema, names: Sequence[str], side: Side, engine: Engine, pl
             f"{place}: no staged column becomes its timestamp column {timestamp.name!r} "
             f"({nearest(timestamp.name, list(names))}); rename one under [columns]"
         )
+    unsaid = sorted(side.scope.keys() - {column.name for column in columns})
+    if unsaid:
+        raise PermanentError(
+            f"{place}: scope limits this pipeline by the columns {unsaid}, which no staged column becomes "
+            f"({nearest(unsaid[0], list(names))}); extract them, or rename one under [columns]"
+        )
     unfilled = [column.name for column in table.columns if column.required and column not in columns]
     if unfilled:
         raise PermanentError(
@@ -119,7 +129,7 @@ def plan(schema: pa.Schema, names: Sequence[str], side: Side, engine: Engine, pl
                 f"{place}: column {column.name!r} is declared {column.declared or 'without a type'} and cannot hold "
                 f"the staged {field.type}; change the column's type, or exclude it at the source"
             )
-    return Loading(place, schema, columns, timestamp, side.timestamps, engine.types)
+    return Loading(place, schema, columns, timestamp, side.timestamps, engine.types, side.scope)
 
 
 def _matched(name: str, column: Column | None, table: Table, place: str) -> Column:

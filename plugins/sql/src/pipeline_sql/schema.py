@@ -10,15 +10,15 @@ import sqlalchemy as sa
 HEAD = "0001"  # the migration that this code works with
 VERSION_TABLE = "pipeline_core_version"
 
-# SQLite counts up only an INTEGER key. MariaDB compares text without regard to case unless told otherwise, wants a
-# length for indexed text, and its plain TEXT ends at 64 KiB.
+# SQLite counts up only an INTEGER key. MariaDB compares text without regard to case and to spaces at its end
+# unless told otherwise, wants a length for indexed text, and its plain TEXT ends at 64 KiB.
 _MARIADB = ("mysql", "mariadb")
 _ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-_TEXT = sa.Text().with_variant(sa.Text(2**24 - 1, collation="utf8mb4_bin"), *_MARIADB)
+_TEXT = sa.Text().with_variant(sa.Text(2**24 - 1, collation="utf8mb4_nopad_bin"), *_MARIADB)
 
 
 def _name(length: int) -> sa.types.TypeEngine[str]:
-    return sa.String(length).with_variant(sa.String(length, collation="utf8mb4_bin"), *_MARIADB)
+    return sa.String(length).with_variant(sa.String(length, collation="utf8mb4_nopad_bin"), *_MARIADB)
 
 
 metadata = sa.MetaData()

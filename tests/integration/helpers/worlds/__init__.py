@@ -1,10 +1,10 @@
 """Small worlds to move data in, one for each kind of database. Another engine is another class, and a line here."""
 
 from worlds.base import World
-from worlds.child import Child
+from worlds.child import Child, harry
 from worlds.postgresql import PostgresWorld
 from worlds.sqlite import SqliteWorld
 
 WORLDS: dict[str, type[World]] = {"sqlite": SqliteWorld, "postgresql": PostgresWorld}
 
-__all__ = ["WORLDS", "Child", "PostgresWorld", "SqliteWorld", "World"]
+__all__ = ["WORLDS", "Child", "PostgresWorld", "SqliteWorld", "World", "harry"]

@@ -29,13 +29,11 @@ class World(ABC):
     processes: ClassVar[int] = 8
     columns: ClassVar[str] = "id integer primary key, ts timestamp not null, value real, note text"
     placeholder: ClassVar[str] = "?"
+    now: ClassVar[str | None] = NOW
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.query("source", f"create table events ({self.columns})")
-        self.query("source", "create index events_ts on events (ts)")
-        self.insert(range(0, 11 * 60, 7))
-        self.insert(range(60, 11 * 60, 60), first_id=10_000)
+        self.fill()
 
     # --- what differs ------------------------------------------------------------------------------------------------
 
@@ -71,6 +69,13 @@ class World(ABC):
         raise NotImplementedError
 
     # --- the data ----------------------------------------------------------------------------------------------------
+
+    def fill(self) -> None:
+        """Makes the source."""
+        self.query("source", f"create table events ({self.columns})")
+        self.query("source", "create index events_ts on events (ts)")
+        self.insert(range(0, 11 * 60, 7))
+        self.insert(range(60, 11 * 60, 60), first_id=10_000)
 
     def insert(self, minutes: Sequence[int], first_id: int = 0) -> None:
         """Adds rows to the source, so many minutes after midnight."""
@@ -129,11 +134,16 @@ class World(ABC):
     def run(self, **changes: Any) -> dict[str, Any]:
         """A whole run, in this process."""
         with self.pipeline(**changes) as pipeline:
-            return pipeline.run(now=NOW).as_mapping()
+            return pipeline.run(now=self.now).as_mapping()
 
-    def start(self, *, now: str = NOW, **changes: Any) -> Child:
+    def done(self) -> int:
+        """How many windows are done."""
+        ((count,),) = self.query("records", "select count(*) from pipeline_core_records where status = 'done'")
+        return int(count)
+
+    def start(self, **changes: Any) -> Child:
         """A whole run in a process of its own; the modules beside this package can be named as plugins."""
-        return Child(self.config(**changes), now)
+        return Child(self.config(**changes), self.now)
 
     # --- the proof ---------------------------------------------------------------------------------------------------
 

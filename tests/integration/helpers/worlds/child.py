@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import random
 import signal
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ _PRELOADED = [
     "stamina",
 ]
 _PATIENCE_S = 120
+_WHOLE_JOB_S = 3600
 _forking = multiprocessing.get_context("forkserver")
 _forking.set_forkserver_preload(_PRELOADED)
 
@@ -36,7 +39,7 @@ _forking.set_forkserver_preload(_PRELOADED)
 class Child:
     """The process: `pid`, and what may be done to it."""
 
-    def __init__(self, config: dict[str, Any], now: str) -> None:
+    def __init__(self, config: dict[str, Any], now: str | None) -> None:
         handle, name = tempfile.mkstemp(prefix="pipeline-child-")
         os.close(handle)
         self._log = Path(name)
@@ -60,9 +63,9 @@ class Child:
             assert time.monotonic() < deadline, "the process never stopped"
             time.sleep(0.02)
 
-    def end(self) -> tuple[int, str]:
+    def end(self, patience_s: float = _PATIENCE_S) -> tuple[int, str]:
         """Waits for it: its exit code, negative for a signal, and all that it printed."""
-        self._process.join(_PATIENCE_S)
+        self._process.join(patience_s)
         code = self._process.exitcode
         if code is None:
             self._process.kill()
@@ -74,7 +77,29 @@ class Child:
         return code, said
 
 
-def _run(config: dict[str, Any], now: str, log: str) -> None:
+def harry(start: Callable[[], Child], *, workers: int, kills: int, done: Callable[[], int], windows: int) -> int:
+    """Keeps so many workers busy until all windows are done, and kills some of them: how many deaths there were.
+
+    Each kill comes at a random point of the progress, hits a random worker, and another takes its place. Asserts that
+    every other worker ended well.
+    """
+    crew = [start() for _ in range(workers)]
+    killed = 0
+    for point in sorted(random.randrange(windows) for _ in range(kills)):
+        while done() < point:
+            time.sleep(random.uniform(0, 0.05))
+        victim = crew.pop(random.randrange(workers))
+        victim.send(signal.SIGKILL)
+        code, said = victim.end()
+        assert code in (-signal.SIGKILL, 0), said
+        killed += code != 0
+        crew.append(start())
+    for code, said in [worker.end(_WHOLE_JOB_S) for worker in crew]:
+        assert code == 0, said
+    return killed
+
+
+def _run(config: dict[str, Any], now: str | None, log: str) -> None:
     written = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(written, 1)
     os.dup2(written, 2)

@@ -8,10 +8,16 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from pipeline_core import ConfigError, Secret
 from pipeline_core.secrets import redact
 from pipeline_sql.engines.default import Engine
+from pipeline_sql.engines.mariadb import MariaDbEngine
 from pipeline_sql.engines.postgresql import PostgresEngine
 from pipeline_sql.engines.sqlite import SqliteEngine
 
-_ENGINES: dict[str, type[Engine]] = {"postgresql": PostgresEngine, "sqlite": SqliteEngine}
+_ENGINES: dict[str, type[Engine]] = {
+    "mariadb": MariaDbEngine,
+    "mysql": MariaDbEngine,
+    "postgresql": PostgresEngine,
+    "sqlite": SqliteEngine,
+}
 
 
 def open_engine(url: Secret, *, timeout_s: float) -> Engine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -16,7 +17,10 @@ from pipeline_sql.tables import Column, Range, Rows, Table, named, named_column
 
 if TYPE_CHECKING:  # the record store needs no Arrow
     from pipeline_sql.loading import Loading
+    from pipeline_sql.side import Side
     from pipeline_sql.types import Types
+
+_UNTYPED = sa.types.NullType()
 
 
 class Engine:
@@ -175,13 +179,15 @@ class Engine:
         keys += [index["column_names"] for index in inspector.get_indexes(table.name, table.schema)]
         return any(key[0] == column.name for key in keys if key)
 
-    def count_ranges(
-        self, connection: sa.Connection, table: Table, column: Column, ranges: Sequence[Range], *, indexed: bool
-    ) -> list[int]:
-        """The rows in each range `low <= value < high` of the column, in the order given."""
-        del indexed
-        value = named_column(column.name)
-        count = sa.select(sa.func.count()).select_from(table.clause())
+    def equals(self, column: str, value: object) -> sa.ColumnElement[bool]:
+        """That a column holds exactly a value of the configuration, whatever the column's collation takes for equal."""
+        # Without a type, a driver sends text that fits any column: an enumeration, a UUID, a date.
+        return named_column(column) == sa.literal(value.isoformat() if isinstance(value, date) else value, _UNTYPED)
+
+    def count_ranges(self, connection: sa.Connection, side: Side, ranges: Sequence[Range]) -> list[int]:
+        """The side's rows in each range `low <= value < high` of its timestamp column, in the order given."""
+        value = named_column(side.timestamp.name)
+        count = sa.select(sa.func.count()).select_from(side.table.clause()).where(side.rows)
         return [int(connection.execute(count.where(value >= low, value < high)).scalar_one()) for low, high in ranges]
 
     @contextmanager
