@@ -71,4 +71,4 @@ def equals(column: str, value: object) -> str:
     if isinstance(value, str):
         # To the letter, whatever the column's collation; the first half is what passes over row groups.
         return f"({column} = {text(value)} AND encode({column}) = encode({text(value)}))"
-    return f"{column} = {f'DATE {text(value.isoformat())}' if isinstance(value, date) else value!r}"
+    return f"{column} = {f'DATE {text(str(value))}' if isinstance(value, date) else value}"
