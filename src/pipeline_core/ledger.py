@@ -14,13 +14,16 @@ from datetime import date
 
 from attrs import evolve, field, frozen
 
+from pipeline_core import coverage
 from pipeline_core.errors import ClaimLostError, SideError
 from pipeline_core.record import Claim
+from pipeline_core.window import MAX_US, MIN_US, Window
 
 #: As a configuration gives it: the values that every row holds, by column. None at all: the whole table.
 Given = Mapping[str, str | bool | int | float | date]
 #: As entries hold it: names as the target folds them, dates as ISO 8601 text.
 Scope = Mapping[str, str | bool | int | float]
+_ALL = (MIN_US, MAX_US)
 
 
 @frozen
@@ -38,6 +41,15 @@ class Entry:
 class LedgerChange:
     remove: Sequence[Entry]
     add: Sequence[Entry]
+
+
+@frozen
+class Adoption:
+    """`pipeline` takes the place of `from_pipeline` in the ledger; of the span `within` alone, where one is given."""
+
+    pipeline: str
+    from_pipeline: str
+    within: Window | None = None
 
 
 def scope_of(given: Given, fold: Callable[[str], str] = str) -> Scope:
@@ -71,7 +83,8 @@ def enter(overlapping: Sequence[Entry], claim: Claim, place: str, scope: Scope |
             raise SideError(
                 f"{place}: window {window} of pipeline {mine.pipeline!r}{_within(mine.scope)} overlaps rows that "
                 f"pipeline {entry.pipeline!r} has published{_within(entry.scope)}; give the two pipelines different "
-                "tables, or scopes that set one column to different values"
+                "tables, or scopes that set one column to different values; or, to take the other's place: "
+                f"`pipeline-core store adopt --from-pipeline {entry.pipeline}`"
             )
         if entry.fence > mine.fence:
             raise ClaimLostError(
@@ -79,9 +92,57 @@ def enter(overlapping: Sequence[Entry], claim: Claim, place: str, scope: Scope |
                 f"later than this worker's {mine.fence}; another worker has taken over"
             )
     replaced = [entry for entry in shared if mine.scope.items() <= entry.scope.items()]
-    left = [evolve(e, end_us=mine.start_us) for e in replaced if e.start_us < mine.start_us]
-    right = [evolve(e, start_us=mine.end_us) for e in replaced if e.end_us > mine.end_us]
-    return LedgerChange(replaced, [*left, mine, *right])
+    rest = _outside(replaced, mine.start_us, mine.end_us)
+    return LedgerChange(replaced, sorted([*rest, mine], key=lambda entry: entry.start_us))
+
+
+def adopt(entries: Sequence[Entry], adoption: Adoption, scope: Scope) -> LedgerChange:
+    """How the ledger changes when `adoption.pipeline` takes the place of another within `scope`: entries keep their
+    fences, so that a late worker is still refused.
+
+    What lies outside the span stays as it is. A wider scope narrows to what both have in common, so that a table can be
+    parted between pipelines; where that lays entries over each other, each instant keeps its highest fence.
+    """
+    within = adoption.within
+    start_us, end_us = _ALL if within is None else (within.start_us, within.end_us)
+    taken = [
+        entry
+        for entry in entries
+        if entry.pipeline == adoption.from_pipeline
+        and entry.start_us < end_us
+        and start_us < entry.end_us
+        and not apart(entry.scope, scope)
+    ]
+    ours: dict[str, list[Entry]] = {}
+    for entry in taken:
+        inside = evolve(
+            entry,
+            pipeline=adoption.pipeline,
+            start_us=max(entry.start_us, start_us),
+            end_us=min(entry.end_us, end_us),
+            scope={**entry.scope, **scope},
+        )
+        ours.setdefault(scope_text(inside.scope), []).append(inside)
+    rest = _outside(taken, start_us, end_us)
+    return LedgerChange(taken, [*rest, *(entry for each in ours.values() for entry in _uppermost(each))])
+
+
+def _outside(entries: Sequence[Entry], start_us: int, end_us: int) -> list[Entry]:
+    """What is left of entries outside a span."""
+    left = [evolve(entry, end_us=start_us) for entry in entries if entry.start_us < start_us]
+    right = [evolve(entry, start_us=end_us) for entry in entries if entry.end_us > end_us]
+    return [*left, *right]
+
+
+def _uppermost(entries: Sequence[Entry]) -> list[Entry]:
+    """Entries that may overlap, cut so that over each instant the one of the highest fence is left."""
+    covered: list[coverage.Span] = []
+    found: list[Entry] = []
+    for entry in sorted(entries, key=lambda entry: entry.fence, reverse=True):
+        span = (entry.start_us, entry.end_us)
+        found += [evolve(entry, start_us=a, end_us=b) for a, b in coverage.subtract([span], covered)]
+        covered = coverage.merge([*covered, span])
+    return found
 
 
 def _within(scope: Scope) -> str:

@@ -27,7 +27,7 @@ from pipeline_core import (
     SideError,
     Window,
 )
-from pipeline_core.ledger import Entry, Scope
+from pipeline_core.ledger import Adoption, Entry, Scope
 from pipeline_core.testing import BrokenPromiseError, ConnectorSuite, MemoryConnector, MemorySettings, MemoryTable
 from pipeline_core.testing.memory_connector import MemoryPublication, Scratch
 
@@ -596,6 +596,52 @@ class TakesRowsOutsideItsScope(MemoryConnector):
             self.scope = mine
 
 
+class AdoptsWithoutTheFence(MemoryConnector):
+    """A late worker passes."""
+
+    def adopt(self, adoption: Adoption) -> Sequence[Entry]:
+        found = super().adopt(adoption)
+        self.table.ledger = tuple(evolve(e, fence=0) if e in found else e for e in self.table.ledger)
+        return found
+
+
+class AdoptsPastItsSpan(MemoryConnector):
+    """All that the other has published."""
+
+    def adopt(self, adoption: Adoption) -> Sequence[Entry]:
+        super().adopt(evolve(adoption, within=None))
+        within = adoption.within
+        return [Entry(adoption.pipeline, within.start_us, within.end_us, 10)] if self.table.ledger and within else []
+
+
+class AdoptsFromAnyone(MemoryConnector):
+    """Whoever was named."""
+
+    def adopt(self, adoption: Adoption) -> Sequence[Entry]:
+        return super().adopt(evolve(adoption, from_pipeline="flights"))
+
+
+class AdoptsNothing(MemoryConnector):
+    """And says that it did."""
+
+    def adopt(self, adoption: Adoption) -> Sequence[Entry]:
+        whole = self.table.ledger
+        found = super().adopt(adoption)
+        self.table.ledger = whole
+        return found
+
+
+class AdoptsPastItsScope(MemoryConnector):
+    """The whole table is taken over."""
+
+    def adopt(self, adoption: Adoption) -> Sequence[Entry]:
+        self.scope, mine = {}, self.scope
+        try:
+            return super().adopt(adoption)
+        finally:
+            self.scope = mine
+
+
 # --- clean exits, no secret -------------------------------------------------------------------------------------------
 
 
@@ -724,6 +770,7 @@ ALONE = "test_a_publication_replaces_its_window_alone"
 VALUES = "test_what_is_extracted_is_what_was_put"
 IDENTITY = "test_identity_is_stable_and_without_a_secret"
 SCOPED = "test_a_scope_limits_what_is_counted_and_extracted"
+ADOPTION = "test_an_adoption_hands_the_ledger_over"
 TABLE = [
     Mutant("one boundary", CountsTheEnd, BOUNDARY),
     Mutant("one boundary", CountsTheEnd, "test_counts_of_tiles_add_up"),
@@ -795,6 +842,11 @@ TABLE = [
     Mutant("shared tables", OneLedgerForAllScopes, "test_scopes_apart_share_a_span"),
     Mutant("shared tables", ALedgerForEachScope, "test_overlapping_scopes_are_refused_by_name"),
     Mutant("shared tables", TakesRowsOutsideItsScope, "test_a_staged_row_outside_the_scope_is_refused"),
+    Mutant("adoption", AdoptsWithoutTheFence, ADOPTION),
+    Mutant("adoption", AdoptsPastItsSpan, ADOPTION),
+    Mutant("adoption", AdoptsFromAnyone, ADOPTION),
+    Mutant("adoption", AdoptsNothing, ADOPTION),
+    Mutant("adoption", AdoptsPastItsScope, "test_an_adoption_keeps_to_its_scope"),
     Mutant("identity", OneIdentityForAll, "test_identity_tells_scopes_apart"),
     Mutant("identity", AnotherIdentityEachTime, IDENTITY),
     Mutant("identity", OneIdentityForAll, IDENTITY),

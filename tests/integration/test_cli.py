@@ -99,7 +99,8 @@ def test_help_loads_no_driver() -> None:
     """`--help` answers at once: no plugin, no driver and no Arrow library is imported for it."""
     code = (
         "import sys\nfrom pipeline_core.cli.app import run\nassert run(['--help']) == run(['run', '--help']) == 0\n"
-        "drivers = {'sqlalchemy', 'pyarrow', 'cattrs', 'stamina', 'pipeline_sql', 'pipeline_objects'}\n"
+        "drivers = {'sqlalchemy', 'duckdb', 'pyarrow', 'cattrs', 'stamina'}\n"
+        "drivers |= {'pipeline_sql', 'pipeline_objects', 'pipeline_duckdb'}\n"
         "sys.exit(str(drivers & {*sys.modules}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -111,7 +112,7 @@ def test_help_names_every_command(shell: Shell) -> None:
     shown = shell()
     assert shown.code == 0
     assert shown.out == shell("--help").out
-    for command in ("init", "plan", "run", "check", "status", "plugins", "doctor", "config"):
+    for command in ("init", "plan", "run", "check", "status", "plugins", "doctor", "config", "store"):
         assert f"\n  {command} " in shown.out
 
 
@@ -304,7 +305,7 @@ def test_what_a_side_does_shows_in_the_exit_code_and_never_its_secret(
     """A side that is away exits 3, a window it refuses 1, a fault of a plugin 1; its password shows nowhere."""
     password = f"{PASSWORD}-{fault}"
     source = {"type": "faulty", "fault": fault, "password": password}
-    shell.configure(plugins=["sides"], source=source, retry={"retries": 0})
+    shell.configure(plugins=["sides"], source=source, retry={"retries": 0}, run={"give_up_after": "0s"})
     shown = [
         shell("run"),
         shell("run", "--json"),

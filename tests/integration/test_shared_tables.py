@@ -7,20 +7,19 @@ from typing import Any
 
 import pytest
 
-from pipeline_core import Pipeline, SideError
+from pipeline_core import ConfigError, Pipeline, SideError
 from pipeline_core.cli.app import run
 
 NOW = "2013-03-10T12:00"
 REGIONS = {"europe": "eu", "america": "us"}
 
 
-@pytest.fixture(params=["world", "postgres_world"])
-def shared(request: pytest.FixtureRequest) -> Any:
+@pytest.fixture
+def shared(any_world: Any) -> Any:
     """A world whose source holds the events of two regions, and of none."""
-    world = request.getfixturevalue(request.param)
-    world.query("source", "alter table events add column region text")
-    world.query("source", "update events set region = case id % 3 when 0 then 'eu' when 1 then 'us' end")
-    return world
+    any_world.query("source", "alter table events add column region text")
+    any_world.query("source", "update events set region = case id % 3 when 0 then 'eu' when 1 then 'us' end")
+    return any_world
 
 
 def config(world: Any, name: str, *, where: str | None = None, scope: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -89,6 +88,59 @@ def test_another_scope_is_counted_again(shared: Any) -> None:
         change = other.plan(dry_run=True)
         assert (len(change.remove), len(change.add)) == (6, 6)
         assert other.run(now=NOW).windows == {"loaded": 6}
+
+
+def test_another_pipeline_takes_the_place(shared: Any) -> None:
+    """The new pipeline finds all of it processed and loads on, as far as it has taken over; the old one is refused."""
+    moved(shared, "whole")
+    with (
+        Pipeline.from_mapping(config(shared, "whole")) as whole,
+        pytest.raises(ConfigError, match="this pipeline itself"),
+    ):
+        whole.adopt("whole")
+    with Pipeline.from_mapping(config(shared, "heir")) as heir:
+        assert heir.adopt("nobody").entries == 0
+        report = heir.adopt("whole", end="2013-03-10T04:00")
+        assert (report.entries, [str(window) for window in report.windows]) == (
+            2,
+            ["2013-03-10T05:00:00Z/2013-03-10T08:00:00Z"],
+        )
+        assert heir.run(now=NOW).windows == {"already processed": 6}
+        shared.query("target", "delete from events")
+        assert len(heir.check(reopen=True).differences) == 6
+        with pytest.raises(SideError, match="store adopt --from-pipeline whole"):
+            heir.run(now=NOW)
+        assert heir.adopt("whole").entries == 4
+        assert heir.run(now=NOW).windows == {"loaded": 4}
+        assert heir.check().differences == []
+    shared.query("target", "delete from events")
+    with Pipeline.from_mapping(config(shared, "whole")) as whole:
+        whole.check(reopen=True)
+        with pytest.raises(SideError, match="pipeline 'heir' has published"):
+            whole.run(now=NOW)
+
+
+def test_the_command_line_adopts(shared: Any, tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was taken over is shown, and an exit code tells when there was nothing."""
+    moved(shared, "whole")
+    file = tmp_path / "heir.toml"
+    file.write_text(toml(config(shared, "heir")))
+    adopt = ["store", "adopt", "-c", str(file), "--from-pipeline"]
+    assert run([*adopt, "nobody"]) == 1
+    assert "pipeline 'nobody' has published nothing here to take over" in capsys.readouterr().out
+    assert run([*adopt, "whole", "--from", "2013-03-10T10:00", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer == {
+        "pipeline": "heir",
+        "from_pipeline": "whole",
+        "entries": 1,
+        "windows": [{"start": "2013-03-10T14:00:00+00:00", "end": "2013-03-10T16:00:00+00:00"}],
+        "exit_code": 0,
+    }
+    assert run([*adopt, "whole"]) == 0
+    shown = capsys.readouterr().out
+    assert "heir: took over 5 published windows of 'whole':" in shown
+    assert "2013-03-10 00:00 EST to 10:00 EDT" in shown
 
 
 def test_the_command_line_shares_a_table(shared: Any, tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,9 +52,9 @@ class Database:
 
 
 @pytest.fixture(params=[False, True], ids=["bare", "indexed"])
-def database(url: str, request: pytest.FixtureRequest) -> Iterator[Database]:
+def database(side_url: str, request: pytest.FixtureRequest) -> Iterator[Database]:
     """A new database, with and without an index on the timestamp: other plans count."""
-    made = Database(url)
+    made = Database(side_url)
     if request.param:
         made.run("CREATE INDEX t_at ON t (at)")
     yield made
@@ -182,17 +182,17 @@ def test_a_staged_schema_without_the_column_of_the_scope(database: Database, loa
         side.upload(load(DAY, staged().select(["at"])))
 
 
-def test_pipelines_share_a_table_that_the_first_one_makes(url: str, load: MakeLoad, publish: Publish) -> None:
+def test_pipelines_share_a_table_that_the_first_one_makes(side_url: str, load: MakeLoad, publish: Publish) -> None:
     """Each replaces its own rows of one window, again and again; the ledger holds an entry a scope."""
     regions = {"flights": "eu", "weather": "us"}
     for fence, (pipeline, region) in enumerate([*regions.items()] * 2, 1):
-        settings = SqlSettings(Secret(url), "t", "at", create=True, scope={"re gion": region})
+        settings = SqlSettings(Secret(side_url), "t", "at", create=True, scope={"re gion": region})
         with settings.open(Context(pipeline)) as side:
             given = load(DAY, staged(*[region] * (fence + 2)), fence=fence, pipeline=pipeline)
             side.upload(given)
             assert publish(side, given) == fence + 2
             assert side.published(given)
-    engine = sa.create_engine(url)
+    engine = sa.create_engine(side_url)
     with engine.connect() as connection:
         counted = connection.exec_driver_sql('SELECT "re gion", count(*) FROM t GROUP BY 1 ORDER BY 1').all()
         held = connection.exec_driver_sql("SELECT pipeline, scope, fence FROM pipeline_ledger ORDER BY 1").all()

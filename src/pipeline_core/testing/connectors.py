@@ -29,7 +29,7 @@ from pipeline_core.contracts import (
     Target,
 )
 from pipeline_core.errors import ClaimLostError, PipelineError, TransientError
-from pipeline_core.ledger import Given
+from pipeline_core.ledger import Adoption, Entry, Given
 from pipeline_core.record import Claim, Record
 from pipeline_core.testing.findings import expect, expect_error, report
 from pipeline_core.window import SECOND_US, Window
@@ -651,6 +651,60 @@ class ConnectorSuite(ABC):
                 named = ["text" in str(error), "us" in str(error)]
                 expect("the refusal names column and value", side, named, [True, True], window=NOON)
                 self._count(whole, DAY, 6)
+
+    def test_an_adoption_hands_the_ledger_over(self) -> None:
+        """Of the span asked for: there the adopter publishes, the other is refused, and fences are kept."""
+        settings = self._filled([])
+        after = Window.from_us(NOON.end_us, NOON.end_us + HOUR_US)
+        half = Window.from_us(NOON.start_us + HOUR_US // 2, NOON.end_us)
+        with self._target(settings) as old, self._target(settings, "weather") as new:
+            for window in (NOON, after):
+                load = self._load(window, [window.start_us, window.end_us - 1], fence=10)
+                old.upload(load)
+                publish(old, load)
+            promise = "adopt returns what was handed over"
+            strangers = new.adopt(Adoption("weather", "nobody"))
+            expect(promise, new, list(strangers), [], window=half)
+            found = new.adopt(Adoption("weather", PIPELINE, half))
+            entries = [Entry("weather", half.start_us, half.end_us, 10)]
+            expect(promise, new, list(found), entries, window=half)
+            self._count(new, DAY, 4)
+            self._refused(new, self._load(half, [], fence=9, pipeline="weather"), ClaimLostError, "keeps the fence")
+            self._refused(old, self._load(half, [], fence=99), PipelineError, "refuses who was there before")
+            rest = Window.from_us(NOON.start_us, half.start_us)
+            for window in (rest, after):
+                stranger = self._load(window, [], fence=99, pipeline="weather")
+                self._refused(new, stranger, PipelineError, "leaves what was not asked for")
+            for side, load in (
+                (new, self._load(half, [half.start_us], fence=11, pipeline="weather")),
+                (old, self._load(rest, [rest.start_us], fence=12)),
+            ):
+                side.upload(load)
+                publish(side, load)
+            self._count(new, DAY, 4)
+
+    def _refused(self, side: Target, load: Load, kind: type[Exception], what: str) -> None:
+        side.upload(load)
+        expect_error(f"adopt: {what}", side, partial(guarded, side, load), kind, window=load.window)
+        side.discard(load.claim)
+
+    def test_an_adoption_keeps_to_its_scope(self) -> None:
+        """Entries of another scope stay; of a wider one only what both have in common is taken."""
+        settings = self._filled([])
+        before = self._load(NOON, [NOON.start_us], texts=["us"], fence=10)
+        with self._target(settings) as whole, self._target(self.scoped(settings, {"text": "us"}), "weather") as half:
+            whole.upload(before)
+            publish(whole, before)
+            found = half.adopt(Adoption("weather", PIPELINE))
+            entries = [Entry("weather", NOON.start_us, NOON.end_us, 10, {"text": "us"})]
+            expect("adopt narrows a wider scope", half, list(found), entries, window=NOON)
+            self._refused(whole, self._load(NOON, [], fence=99), PipelineError, "refuses who was there before")
+            mine = self._load(NOON, [NOON.start_us, NOON.start_us + 1], texts=["us"], fence=11, pipeline="weather")
+            half.upload(mine)
+            expect("adopt lets the adopter publish", half, publish(half, mine), 2, window=NOON)
+        with self._target(self.scoped(settings, {"text": "eu"}), "tides") as other:
+            found = other.adopt(Adoption("tides", "weather"))
+            expect("adopt leaves a scope apart", other, list(found), [], window=NOON)
 
     def test_identity_tells_scopes_apart(self) -> None:
         """What was verified in one scope is not verified in another."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from threading import Lock
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ from attrs import field, frozen
 
 from pipeline_core.contracts import Batches, Context, ExtractRequest, Load, Publication, Source, Target
 from pipeline_core.errors import PermanentError, SideError, TransientError
-from pipeline_core.ledger import Entry, Scope, enter, scope_text
+from pipeline_core.ledger import Adoption, Entry, Scope, adopt, enter, scope_text
 from pipeline_core.record import Claim
 from pipeline_core.window import SECOND_US, Window
 
@@ -300,6 +300,13 @@ class MemoryConnector(Source, Target):
         window = claim.window
         mine = Entry(claim.record.pipeline, window.start_us, window.end_us, claim.fence, self.scope)
         return mine in self.table.ledger
+
+    def adopt(self, adoption: Adoption) -> Sequence[Entry]:
+        self.reach()
+        with self.table.lock:
+            change = adopt(self.table.ledger, adoption, self.scope)
+            self.table.ledger = (*(e for e in self.table.ledger if e not in change.remove), *change.add)
+        return [entry for entry in change.add if entry.pipeline == adoption.pipeline]
 
     def discard(self, claim: Claim) -> None:
         scratch = self.scratch.get((claim.record.pipeline, claim.window))

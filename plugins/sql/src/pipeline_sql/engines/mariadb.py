@@ -75,7 +75,6 @@ _NEEDS_A_PERSON = {
     1836: "connect to a server that may be written to",
 }
 
-_STANDSTILL_S = 60  # a publication may do nothing for so long; well below any lease that is of use
 _SLOW_READER_S = 3600  # so long the server waits for an extraction whose rows nobody takes
 _LOADED_ROWS = 50_000  # written to a file at a time
 _COUNTED_RANGES = 500  # in one statement
@@ -108,10 +107,9 @@ WHERE table_schema = :schema AND table_name = :table AND column_name = :column
   AND seq_in_index = 1 AND index_type = 'BTREE' AND ignored = 'NO'
 """
 _STORAGE = """
-SELECT table_name, engine
+SELECT engine
 FROM information_schema.tables
-WHERE table_schema = coalesce(:schema, database()) AND table_name IN :names
-ORDER BY table_name
+WHERE table_schema = coalesce(:schema, database()) AND table_name = :name
 """
 _TRANSACTIONAL = "SELECT engine FROM information_schema.engines WHERE transactions = 'YES'"
 
@@ -255,7 +253,7 @@ class MariaDbEngine(Engine):
     def transaction(self, connection: sa.Connection, *, writing: bool) -> Iterator[None]:
         with super().transaction(connection, writing=writing):
             # A worker that stands still while it holds the ledger's lock is cut off before its lease ends.
-            limit_s = _STANDSTILL_S if writing else 0
+            limit_s = max(1, int(self.standstill_s)) if writing else 0
             connection.exec_driver_sql(f"SET idle_write_transaction_timeout = {limit_s}")
             yield
 
@@ -286,10 +284,10 @@ class MariaDbEngine(Engine):
         columns = connection.execute(sa.text(_COLUMNS), of_table).mappings()
         return Table(schema, name, tuple(self.types.column(**each, checks=checks) for each in columns), bool(is_view))
 
-    def check_transactional(self, connection: sa.Connection, schema: str | None, names: Sequence[str]) -> None:
+    def check_transactional(self, connection: sa.Connection, tables: Iterable[tuple[str | None, str]]) -> None:
         safe = set(connection.exec_driver_sql(_TRANSACTIONAL).scalars())
-        query = sa.text(_STORAGE).bindparams(sa.bindparam("names", expanding=True))
-        for name, storage in connection.execute(query, {"schema": schema, "names": names}):
+        for schema, name in tables:
+            storage = connection.execute(sa.text(_STORAGE), {"schema": schema, "name": name}).scalar_one()
             if storage not in safe:
                 raise SideError(
                     f"{self.place}: table {name!r} is kept by {storage}, which cannot take back a change, so no window "

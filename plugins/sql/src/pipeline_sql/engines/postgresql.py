@@ -59,7 +59,6 @@ _REFUSED = {
     "invalid connection option": "correct the url",
 }
 
-_STANDSTILL_S = 60  # a publication may do nothing for so long; well below any lease that is of use
 _COPIED_ROWS = 50_000  # encoded at a time
 
 _RELATION = """
@@ -202,8 +201,8 @@ class PostgresEngine(Engine):
         with super().transaction(connection, writing=writing):
             if writing:
                 # A worker that stands still while it holds the ledger's lock is cut off before its lease ends.
-                limit = f"SET LOCAL idle_in_transaction_session_timeout = {_STANDSTILL_S * 1000}"
-                connection.exec_driver_sql(limit)
+                milliseconds = max(1, round(self.standstill_s * 1000))
+                connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = {milliseconds}")
             yield
 
     def lost(self, connection: sa.Connection) -> bool:
@@ -277,9 +276,12 @@ class PostgresEngine(Engine):
         compiled = query.compile(connection)
         driver: Any = connection.connection.driver_connection
         try:
-            with driver.cursor(name="pipeline_extract") as cursor:
+            cursor = driver.cursor(name="pipeline_extract")
+            try:
                 cursor.execute(str(compiled), compiled.params)
                 yield cursor.fetchmany
+            finally:
+                self._close(cursor)
         except self.sa.dialect.loaded_dbapi.DataError as error:
             if error.sqlstate is not None:
                 raise
@@ -287,6 +289,13 @@ class PostgresEngine(Engine):
                 f"{self.place}: found a date or time that cannot be kept, such as infinity, 24:00 or one before the "
                 "year 1; correct the row, or exclude the column"
             ) from None
+
+    def _close(self, cursor: Any) -> None:
+        try:
+            cursor.close()
+        except self.sa.dialect.loaded_dbapi.Error:
+            cursor.close()  # what the lost connection kept the first call from: letting go of it here
+            raise
 
     def fill(
         self,
