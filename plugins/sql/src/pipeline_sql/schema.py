@@ -46,7 +46,7 @@ records = sa.Table(
     sa.Column("owner", exact_text(255)),
     sa.Column("identity", _TEXT, nullable=False),
     sa.Column("verified_rows", sa.BigInteger),
-    sa.Column("asked", _name(32)),
+    sa.Column("asked", exact_text(32)),
     sa.Column("fields", _TEXT, nullable=False),
     sa.Column("evidence", _TEXT, nullable=False),
     sa.Column("updated_us", sa.BigInteger, nullable=False),
