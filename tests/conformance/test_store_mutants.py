@@ -462,6 +462,21 @@ class EventsAfterTheInstant(Store):
         return super().events(pipeline, since_us + 1, window)
 
 
+class UpgradesInSilence(Store):
+    """Nobody knows whether it did anything."""
+
+    def upgrade(self) -> str:
+        return ""
+
+
+class UpgradesByStartingAfresh(Store):
+    """What was done is forgotten."""
+
+    def upgrade(self) -> str:
+        self.__init__()  # type: ignore[misc]
+        return "made anew"
+
+
 @frozen
 class Mutant:
     """A broken store, and the test that notices."""
@@ -520,6 +535,8 @@ TABLE = [
     Mutant("reading", WithinMeansOverlapping, "test_records_by_status_span_and_limit"),
     Mutant("reading", SpansWithoutTheDone, "test_spans_are_the_live_records"),
     Mutant("reading", EventsAfterTheInstant, "test_events_since_and_by_window"),
+    Mutant("upgrade", UpgradesInSilence, "test_upgrading_says_what_was_done_and_harms_nothing"),
+    Mutant("upgrade", UpgradesByStartingAfresh, "test_upgrading_says_what_was_done_and_harms_nothing"),
     Mutant("evidence", SettlesInSilence, "test_events_tell_each_transition_with_its_reason"),
     Mutant("evidence", LogsNewestFirst, "test_events_tell_each_transition_with_its_reason"),
     Mutant("evidence", ForgetsTheEvidence, "test_settle_keeps_what_the_verdict_says"),

@@ -715,6 +715,13 @@ def test_the_migrations_make_the_tables_of_the_schema(store: SqlRecordStore, eng
     assert ScriptDirectory.from_config(config).get_current_head() == schema.HEAD
 
 
+def test_opening_says_what_it_did_to_the_tables(url: str) -> None:
+    """Made the first time, and left alone from then on."""
+    for done in ("made the tables, at version", "nothing to do: the tables are at version"):
+        with opened(open_engine(Secret(url), timeout_s=5)) as store:
+            assert store.upgrade() == f"{done} {schema.HEAD}"
+
+
 def test_the_store_lives_beside_another_user_of_alembic(engine: Any) -> None:
     """Its version is in a table of its own, so that a database may hold another application's tables."""
     edit(
