@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
-from attrs import field, frozen
+from attrs import field, frozen, validators
 
 from pipeline_core.ledger import Adoption, Entry
 from pipeline_core.record import Change, Claim, Event, Record, Span, Status, Verdict
@@ -86,6 +86,8 @@ class ClaimRequest:
     given, start in it; oldest first, `limit` at most. `owner` names the asking process where its death can be seen;
     leases held by `dead_owners` count as expired. An expired lease is one crash of its window: at `max_crashes` the
     window is quarantined, before that it waits `crash_backoff_s` x 2^(crashes - 2) from the second crash on.
+    `max_running`: no claim that would leave more windows of the pipeline running, whoever asks, whichever they are; a
+    claim that is resumed stays.
     """
 
     pipeline: str
@@ -97,6 +99,7 @@ class ClaimRequest:
     dead_owners: frozenset[str] = frozenset()
     max_crashes: int = 5
     crash_backoff_s: float = 10.0
+    max_running: int | None = field(default=None, validator=validators.optional(validators.ge(1)))
 
 
 class RecordStore(ABC):
@@ -138,7 +141,8 @@ class RecordStore(ABC):
     def next_claim_us(self, request: ClaimRequest) -> int | None:
         """When the next window of the request may become claimable (now or earlier: at once); None if none is left.
 
-        Counts pending windows in backoff and running ones whose lease may expire.
+        Counts pending windows in backoff, running ones whose lease may expire, and with `max_running` the end of so
+        many leases of the pipeline that another window may run.
         """
 
     @abstractmethod

@@ -129,7 +129,7 @@ class Pipeline:
     def check(self, *, start: When = None, end: When = None, reopen: bool = False) -> CheckReport:
         """Recounts the done windows that start in `[start, end)`, in bulk; `reopen` makes pending what differs."""
         with self.parts() as parts:
-            checked, differing = auditing.recheck(parts, self.within(start, end))
+            checked, differing = auditing.recheck(parts, self.within(start, end), self.store.now_us())
             reopened = auditing.reopen(parts, [span for span, _ in differing]) if reopen else 0
         differences = [Difference(Window.from_us(span.start_us, span.end_us), count) for span, count in differing]
         return CheckReport(self.config.pipeline, checked, differences, reopened)
@@ -198,14 +198,16 @@ class Pipeline:
 
     def _plan(self, parts: Parts, now_us: int | None, *, dry_run: bool) -> Change:
         config = self.config
+        now_us = self.store.now_us() if now_us is None else now_us
         request = planning.Request(
             pipeline=config.pipeline,
             policy=config.policy,
-            now_us=self.store.now_us() if now_us is None else now_us,
+            now_us=now_us,
             identity=parts.identity(),
             begin_us=config.begin_us,
             end_us=config.end_us,
             target_zone=parts.target.naive_timezone,
+            sealed_us=config.sealed_us(now_us),
             default_record=config.default_record,
             check_fields=config.check_fields,
         )

@@ -196,7 +196,7 @@ def test_who_may_not_make_the_tables_is_told_what_makes_them(mariadb_server: Any
     database = mariadb_server.new_database()
     with open_engine(Secret(mariadb_server.url(database)), timeout_s=5).writing() as connection:
         connection.exec_driver_sql(f"GRANT SELECT, INSERT, UPDATE ON {database}.* TO guest@'%%'")
-    with pytest.raises(SideError, match="denied.*are not there.*`pipeline-core store upgrade`"):
+    with pytest.raises(SideError, match=r"denied.*are not there.*`pipeline-core store upgrade`"):
         open_once(mariadb_server.url(database, "guest:hunter2"))
 
 

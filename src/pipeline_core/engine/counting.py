@@ -18,10 +18,10 @@ T = TypeVar("T")
 CHUNK = 1_000  # windows a bulk count asks for at once: what the slowest known engine still answers in one request
 
 
-def check_counts(parts: Parts, window: Window) -> Decision:
-    """Counts both sides in the window and decides."""
+def check_counts(parts: Parts, window: Window, *, reload: bool = False) -> Decision:
+    """Counts both sides in the window and decides; `reload`: the rows are to move whatever the counts say."""
     with timed() as watch:
-        decision = decide(count_both(parts, window))
+        decision = decide(count_both(parts, window), reload=reload)
     parts.report.tell(
         "counted",
         window,

@@ -19,7 +19,7 @@ from pipeline_core.engine.auditing import clean_up
 from pipeline_core.engine.outage import GaveUpError, Outages
 from pipeline_core.engine.parts import Parts
 from pipeline_core.engine.window import run_window
-from pipeline_core.errors import ClaimLostError, Interrupted, SideError, TransientError
+from pipeline_core.errors import ClaimLostError, Interrupted, ShrinkError, SideError, TransientError
 from pipeline_core.log import timed
 from pipeline_core.record import Claim, Status, Verdict
 from pipeline_core.secrets import redact
@@ -145,6 +145,7 @@ def claim_request(
         dead_owners=dead,
         max_crashes=settings.max_crashes,
         crash_backoff_s=settings.crash_backoff_s,
+        max_running=settings.max_running,
     )
 
 
@@ -182,7 +183,8 @@ def verdict_on(error: Exception, claim: Claim, settings: RunSettings) -> Verdict
     if isinstance(error, Interrupted) or _of_a_side(error):
         return Verdict(Status.PENDING, reason, wait_s=asked_s)
     if not isinstance(error, TransientError):
-        return Verdict(Status.QUARANTINED, reason, attempt=True)
+        evidence = {"shrank": dict(error.counts)} if isinstance(error, ShrinkError) else {}
+        return Verdict(Status.QUARANTINED, reason, evidence=evidence, attempt=True)
     used = claim.record.attempts + 1
     if used >= settings.max_attempts:
         return Verdict(Status.QUARANTINED, f"{reason} (attempt {used} of {settings.max_attempts})", attempt=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from itertools import pairwise, permutations
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from attrs import define, evolve, field, frozen
@@ -13,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pipeline_core.contracts import ClaimRequest, Context, RecordStore
 from pipeline_core.errors import ClaimLostError
-from pipeline_core.record import Addition, Change, Claim, Outcome, Removal, Status, Verdict
+from pipeline_core.record import Addition, Asked, Change, Claim, Outcome, Removal, Status, Verdict
 from pipeline_core.testing.findings import expect, expect_error, report
 from pipeline_core.testing.together import WORKERS, Act, Lost, Processes, in_threads
 from pipeline_core.window import SECOND_US, Window
@@ -31,10 +32,21 @@ _places = st.integers(0, 99)
 # A dozen instants, so that spans meet, overlap and repeat often.
 _instants = st.integers(0, 11).map(lambda number: number * 10)
 _spans = st.tuples(_instants, _instants).filter(lambda span: span[0] < span[1])
-_additions = st.lists(st.builds(lambda span, n: Addition(span[0], span[1], n), _spans, st.integers(0, 1)), max_size=6)
+_additions = st.lists(
+    st.builds(
+        lambda span, *inherited: Addition(span[0], span[1], *inherited),
+        _spans,
+        st.integers(0, 1),
+        st.sampled_from(["", "a to b"]),
+        st.sampled_from([None, 0, 5]),
+        st.sampled_from([None, None, *Asked]),
+    ),
+    max_size=6,
+)
 _verdicts = st.sampled_from(
     [
-        Verdict(Status.DONE, "loaded", Outcome.LOADED, {"rows": 3}, "a to b"),
+        Verdict(Status.DONE, "loaded", Outcome.LOADED, {"rows": 3}, "a to b", 3),
+        Verdict(Status.DONE, "verified empty", Outcome.VERIFIED_EMPTY, {}, "a to c", 0),
         Verdict(Status.PENDING, "side down"),
         Verdict(Status.PENDING, "bad rows", attempt=True, wait_s=450),
         Verdict(Status.QUARANTINED, "bad rows", attempt=True),
@@ -74,17 +86,24 @@ class Row:
     start_us: int
     end_us: int
     attempts: int
+    identity: str = ""
+    verified_rows: int | None = None
+    asked: Asked | None = None
     status: Status = Status.PENDING
     crashes: int = 0
     fence: int = 0
     due_us: int = 0
     claim_id: str | None = None
     owner: str | None = None
-    identity: str = ""
+    outcome: Outcome | None = None
 
     @property
     def span(self) -> tuple[int, int]:
         return self.start_us, self.end_us
+
+    @property
+    def addition(self) -> Addition:
+        return Addition(*self.span, self.attempts, self.identity, self.verified_rows, self.asked)
 
 
 @define
@@ -110,7 +129,7 @@ class Model:
     def apply(self, change: Change) -> tuple[list[Removal], list[Addition]]:
         removed = [removal for removal in change.remove if self.remove(removal, change)]
         added = []
-        for addition in sorted(change.add):
+        for addition in sorted(change.add, key=itemgetter(0, 1)):
             if all(addition.end_us <= row.start_us or addition.start_us >= row.end_us for row in self.rows):
                 added.append(addition)
                 self.rows.append(Row(*addition))
@@ -122,7 +141,7 @@ class Model:
     def remove(self, removal: Removal, change: Change) -> bool:
         for row in self.rows:
             if (*row.span, row.fence) == removal[:3] and row.status is not Status.RUNNING:
-                if row.fence == 0 and Addition(*row.span, row.attempts) in change.add:
+                if row.fence == 0 and row.addition in change.add:
                     return False  # the change would put the same in its place
                 self.rows.remove(row)
                 self.move(row, "superseded", Status.SUPERSEDED)
@@ -133,7 +152,9 @@ class Model:
         for row in self.rows:
             if row.status is Status.RUNNING and (row.due_us <= self.now_us or row.owner in request.dead_owners):
                 self.crash(row)
-        ready = [row for row in self.rows if self.is_ready(row, request)][: request.limit]
+        running = [row for row in self.rows if row.status is Status.RUNNING]
+        room = len(self.rows) if request.max_running is None else max(0, request.max_running - len(running))
+        ready = [row for row in self.rows if self.is_ready(row, request)][: min(request.limit, room)]
         for row in ready:
             self.hold(row, request)
         return ready
@@ -165,7 +186,13 @@ class Model:
     def next_claim_us(self, request: ClaimRequest) -> int | None:
         open_rows = [row for row in self.rows if row.status in (Status.PENDING, Status.RUNNING)]
         due = [row.due_us for row in open_rows if self.is_ready(evolve(row, status=Status.PENDING, due_us=0), request)]
-        return min(due, default=None)
+        if not due or request.max_running is None:
+            return min(due, default=None)
+        at_us = min(due)
+        leases = sorted(row.due_us for row in self.rows if row.status is Status.RUNNING and row.due_us > self.now_us)
+        while len(leases) >= request.max_running:
+            at_us = max(at_us, leases.pop(0))
+        return at_us
 
     def resume(self, row: Row) -> None:
         row.fence = self.next_fence()
@@ -179,11 +206,13 @@ class Model:
     def settle(self, row: Row, verdict: Verdict) -> None:
         row.attempts += verdict.attempt
         row.due_us = self.now_us + int(verdict.wait_s) * SECOND_US if verdict.wait_s else 0
-        row.identity = verdict.identity
+        row.outcome = verdict.outcome
+        if verdict.verified_rows is not None:
+            row.identity, row.verified_rows = verdict.identity, verdict.verified_rows
         if verdict.status is Status.PENDING:
             row.claim_id = None
         if verdict.status is Status.DONE:
-            row.crashes = 0
+            row.crashes, row.asked = 0, None
         self.move(row, "settled", verdict.status)
 
     def held(self, claim: Claim) -> Row | None:
@@ -319,12 +348,20 @@ class StoreMachine(RuleBasedStateMachine):
         within=st.one_of(st.none(), _spans),
         owner=st.sampled_from(["host:1", "host:2", None]),
         dead=st.sampled_from([frozenset[str](), frozenset[str](), frozenset({"host:1"})]),
+        most=st.sampled_from([None, None, None, None, 1, 3]),
     )
     def claim(
-        self, limit: int, stable_us: int, within: tuple[int, int] | None, owner: str | None, dead: frozenset[str]
+        self,
+        *,
+        limit: int,
+        stable_us: int,
+        within: tuple[int, int] | None,
+        owner: str | None,
+        dead: frozenset[str],
+        most: int | None,
     ) -> None:
         window = Window.from_us(*within) if within else None
-        request = ClaimRequest(PIPELINE, stable_us, LEASE_S, limit, window, owner, dead, MAX_CRASHES, BACKOFF_S)
+        request = ClaimRequest(PIPELINE, stable_us, LEASE_S, limit, window, owner, dead, MAX_CRASHES, BACKOFF_S, most)
         claims = self.store.claim(request)
         rows = self.model.claim(request)
         self.same(
@@ -400,8 +437,11 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def spans_are_the_models(self) -> None:
         """Every live record is where the model has it."""
-        found = [tuple(span[:6]) for span in self.store.spans(PIPELINE)]
-        rows = [(*row.span, row.status, row.fence, row.attempts, row.identity) for row in self.model.rows]
+        found = [(*span[:6], *span[7:]) for span in self.store.spans(PIPELINE)]
+        rows = [
+            (*row.span, row.status, row.fence, row.attempts, row.identity, row.outcome, row.verified_rows, row.asked)
+            for row in self.model.rows
+        ]
         self.same("spans are the live records, in order of time", found, rows)
 
     @invariant()
@@ -410,6 +450,9 @@ class StoreMachine(RuleBasedStateMachine):
         for record, row in zip(self.store.records(PIPELINE), self.model.rows, strict=True):
             found = (record.claim_id, record.crashes)
             self.same("a record keeps claim and crashes", found, (row.claim_id, row.crashes), record.window)
+            kept = (record.identity, record.verified_rows, record.asked)
+            expected = (row.identity, row.verified_rows, row.asked)
+            self.same("a record keeps its evidence, and what was asked", kept, expected, record.window)
             if self.clocked:
                 self.times_are_the_models(row, record.lease_until_us, record.not_before_us)
 

@@ -19,7 +19,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from pipeline_core.contracts import ClaimRequest, RecordStore, Settings
 from pipeline_core.errors import ClaimLostError, RecordError, TimeError
-from pipeline_core.record import Addition, Change, Claim, Outcome, Record, Removal, Status, Verdict
+from pipeline_core.record import Addition, Asked, Change, Claim, Outcome, Record, Removal, Status, Verdict
 from pipeline_core.testing.findings import BrokenPromiseError, expect, expect_error, report
 from pipeline_core.testing.store_model import ProcessMachine, StoreMachine, ThreadMachine
 from pipeline_core.testing.together import Processes
@@ -30,7 +30,7 @@ LATER_US = 10**15
 LONG_STEPS = 10_000
 MINUTE_US = 60 * SECOND_US
 FAR = Window.from_us(10**14, 10**14 + 1)  # no record is there
-DONE = Verdict(Status.DONE, "loaded 3 rows", Outcome.LOADED, {"rows": 3}, "a to b")
+DONE = Verdict(Status.DONE, "loaded 3 rows", Outcome.LOADED, {"rows": 3}, "a to b", 3)
 
 
 class RecordStoreSuite(ABC):
@@ -104,13 +104,35 @@ class RecordStoreSuite(ABC):
             expect("the new fields are stored", store, [r.fields for r in store.records("p")], [{"key": "new"}])
             expect("the old one is kept, superseded", store, len(store.records("p", Status.SUPERSEDED)), 1)
 
+    def test_evidence_is_handed_on_and_outlives_what_verifies_nothing(self) -> None:
+        """A record takes over what was verified of its span and what was asked, until a verdict verifies it anew."""
+        with self.open_store() as store:
+            again = Addition(0, 10, 0, "a to b", 5, Asked.RELOAD)
+            store.apply(Change("p", add=[again]))
+
+            def handed() -> tuple[object, ...]:
+                return tuple(getattr(only(store), name) for name in ("identity", "verified_rows", "asked"))
+
+            expect("an addition hands on the evidence", store, handed(), ("a to b", 5, Asked.RELOAD))
+            verdicts = [Verdict(Status.PENDING, "away"), Verdict(Status.QUARANTINED, "shrank")]
+            for verdict in verdicts:
+                store.settle(claim_one(store), verdict)
+                promise = f"{verdict.status} verifies nothing"
+                expect(promise, store, handed(), ("a to b", 5, Asked.RELOAD))
+            change = Change("p", [removal(store, 0)], [again._replace(verified_rows=0)])
+            expect("a record with other evidence is another", store, bool(store.apply(change)), True)
+            expect("0 verified rows are evidence", store, handed(), ("a to b", 0, Asked.RELOAD))
+            expect("apply is idempotent", store, bool(store.apply(change)), False)
+            store.settle(claim_one(store), DONE)
+            expect("done ends what was asked", store, handed(), ("a to b", 3, None))
+
     def test_additions_that_overlap_a_live_record_are_passed_over(self) -> None:
         """Touching is no overlap; reaching in from either side, lying inside and covering are."""
         with self.open_store() as store:
             store.apply(Change("p", add=[Addition(100, 200, 0), Addition(300, 400, 0)]))
             wanted = [(0, 50), (50, 101), (120, 130), (199, 210), (200, 300), (250, 450), (400, 500)]
             applied = store.apply(Change("p", add=[Addition(*span, 0) for span in wanted]))
-            found = [(start_us, end_us) for start_us, end_us, _ in applied.add]
+            found = [(start_us, end_us) for start_us, end_us, *_ in applied.add]
             expect("live records never overlap", store, found, [(0, 50), (200, 300), (400, 500)])
             expect("live records never overlap", store, starts(store), [0, 100, 200, 300, 400])
 
@@ -245,6 +267,51 @@ class RecordStoreSuite(ABC):
             for claim in claims:
                 store.settle(claim, DONE)
             expect("nothing is left", store, store.next_claim_us(request()), None)
+
+    def test_no_more_windows_run_than_allowed(self) -> None:
+        """Whoever claimed them and whichever are asked for; of this pipeline alone, and one that ends makes room."""
+        with self.open_store() as store:
+            store.apply(plan(6))
+            store.apply(Change("q", add=[Addition(0, 10, 0)]))
+            claim_one(store, within=Window.from_us(50, 60))
+            claims = store.claim(request(limit=9, max_running=3))
+            expect("no more run than allowed", store, [claim.window.start_us for claim in claims], [0, 10])
+            expect("no more run than allowed", store, list(store.claim(request(max_running=3))), [])
+            expect("no more run than allowed", store, list(store.claim(request(max_running=2))), [])
+            claim_one(store, pipeline="q", max_running=1)
+            store.settle(claims[0], DONE)
+            expect("an end makes room", store, claim_one(store, max_running=3).window.start_us, 20)
+            expect("who sets no limit has none", store, claim_one(store).window.start_us, 30)
+
+    def test_next_claim_waits_for_room(self) -> None:
+        """Where as many run as may, until the lease ends that has to end first; then a claim finds the room."""
+        with self.open_store() as store:
+            self.set_clock(store, NOON_US)
+            store.apply(plan(4))
+            first = claim_one(store, lease_s=100)
+            for lease_s in (200, 300):
+                claim_one(store, lease_s=lease_s)
+            full = store.next_claim_us(request(max_running=3))
+            expect("room for one when the first lease ends", store, full, NOON_US + 100 * SECOND_US)
+            over = store.next_claim_us(request(max_running=1))
+            expect("room for one when all leases end", store, over, NOON_US + 300 * SECOND_US)
+            free_us = store.next_claim_us(request(max_running=4))
+            expect("room now", store, free_us is not None and free_us <= NOON_US, True)
+            self.set_clock(store, NOON_US + 100 * SECOND_US)
+            expect("a lease that ended makes room", store, claim_one(store, max_running=3).window, first.window)
+
+    def test_claims_at_once_keep_within_the_limit(self) -> None:
+        """Six workers on the same records, each with an object of its own where the store can be opened twice."""
+        with self.open_store() as store, ExitStack() as opened:
+            store.apply(plan(60))
+            can_open = type(self).open_again is not RecordStoreSuite.open_again
+            workers = [opened.enter_context(self.open_again(store)) if can_open else store for _ in range(6)]
+            for _ in range(5):
+                got = at_once(lambda worker: worker.claim(request(lease_s=6000, max_running=2)), workers)
+                claims = [claim for part in got for claim in part]
+                expect("no more run than allowed", store, len(claims), 2)
+                for claim in claims:
+                    store.settle(claim, DONE)
 
     def test_an_expired_lease_is_a_crash_and_the_last_one_quarantines(self) -> None:
         """By the store's clock: the first crash is retried at once, the second after the backoff, the third never."""
@@ -390,6 +457,7 @@ class RecordStoreSuite(ABC):
             expect("settle returns the record as stored", store, record, only(store), window=claim.window)
             found = (record.status, record.outcome, record.reason, record.evidence, record.identity)
             expected = (Status.DONE, Outcome.LOADED, "loaded 3 rows", {"rows": 3}, "a to b")
+            expect("settle keeps what was verified", store, record.verified_rows, 3, window=claim.window)
             expect("settle keeps the verdict", store, found, expected, window=claim.window)
             left = (record.claim_id, record.lease_until_us, record.owner, record.attempts)
             expect("settle ends the lease", store, left, (claim.id, None, None, 0), window=claim.window)
@@ -472,11 +540,15 @@ class RecordStoreSuite(ABC):
             claim_one(store)
             found = [tuple(span) for span in store.spans("p")]
             expected = [
-                (r.window.start_us, r.window.end_us, r.status, r.fence, r.attempts, r.identity, r.fields)
+                (
+                    *(r.window.start_us, r.window.end_us, r.status, r.fence, r.attempts, r.identity, r.fields),
+                    *(r.outcome, r.verified_rows, r.asked),
+                )
                 for r in store.records("p")
             ]
             expect("spans() says what records() says", store, found, expected)
-            expect("fields are kept", store, found[2][-1], {"key": ["ü", 1, None]})
+            expect("fields are kept", store, found[2][6], {"key": ["ü", 1, None]})
+            expect("the outcome and the verified rows are read too", store, found[0][7:], (Outcome.LOADED, 3, None))
 
     def test_events_tell_each_transition_with_its_reason(self) -> None:
         """Oldest first: planned, superseded, claimed, expired, resumed, settled."""

@@ -68,7 +68,10 @@ class Engine:
         return self.writing()
 
     def lock_plan(self, connection: sa.Connection, pipeline: str) -> None:
-        """Lets one transaction at a time plan a pipeline. Nothing to do where there is one writer at a time anyway."""
+        """Lets one transaction at a time plan a pipeline, or count what runs of it before it claims.
+
+        Nothing to do where there is one writer at a time anyway.
+        """
 
     @contextmanager
     def translated(self) -> Iterator[None]:
