@@ -357,6 +357,13 @@ class Target(Connector):
     def published(self, load: Load) -> bool:
         """Whether the ledger holds this load's fence: decides what a lost reply to the commit meant."""
 
+    def ddl(self, rows: Batch, columns: Mapping[str, str]) -> Sequence[str]:
+        """The statements that would make what a load of such rows needs and does not find: table, columns, index,
+        ledger. Runs none of them. None by default: a target that makes nothing by statements.
+        """
+        del rows, columns
+        return ()
+
     @abstractmethod
     def adopt(self, adoption: Adoption) -> Sequence[Entry]:
         """Hands the ledger's entries of another pipeline over, in one transaction that locks as a publication does.
