@@ -36,9 +36,13 @@ class Can(StrEnum):
 
 @frozen
 class Context:
-    """What an opened object may know of the pipeline that opens it."""
+    """What an opened object may know of the pipeline that opens it.
+
+    `lease_s` is how many seconds a worker may be silent before another takes its window; None where nobody claims.
+    """
 
     pipeline: str
+    lease_s: float | None = None
 
 
 class Settings(Protocol[T_co]):

@@ -204,7 +204,7 @@ class Pipeline:
 
     @property
     def _context(self) -> Context:
-        return Context(self.config.pipeline)
+        return Context(self.config.pipeline, self.config.run.lease_s)
 
     # --- within the verbs --------------------------------------------------------------------------------------------
 
