@@ -36,9 +36,13 @@ class Can(StrEnum):
 
 @frozen
 class Context:
-    """What an opened object may know of the pipeline that opens it."""
+    """What an opened object may know of the pipeline that opens it.
+
+    `lease_s` is how many seconds a worker may be silent before another takes its window; None where nobody claims.
+    """
 
     pipeline: str
+    lease_s: float | None = None
 
 
 class Settings(Protocol[T_co]):
@@ -349,6 +353,13 @@ class Target(Connector):
     @abstractmethod
     def published(self, load: Load) -> bool:
         """Whether the ledger holds this load's fence: decides what a lost reply to the commit meant."""
+
+    def ddl(self, rows: Batch, columns: Mapping[str, str]) -> Sequence[str]:
+        """The statements that would make what a load of such rows needs and does not find: table, columns, index,
+        ledger. Runs none of them. None by default: a target that makes nothing by statements.
+        """
+        del rows, columns
+        return ()
 
     @abstractmethod
     def adopt(self, adoption: Adoption) -> Sequence[Entry]:

@@ -99,7 +99,8 @@ def test_help_loads_no_driver() -> None:
     """`--help` answers at once: no plugin, no driver and no Arrow library is imported for it."""
     code = (
         "import sys\nfrom pipeline_core.cli.app import run\nassert run(['--help']) == run(['run', '--help']) == 0\n"
-        "drivers = {'sqlalchemy', 'pyarrow', 'cattrs', 'stamina', 'pipeline_sql', 'pipeline_objects'}\n"
+        "drivers = {'sqlalchemy', 'duckdb', 'pyarrow', 'cattrs', 'stamina'}\n"
+        "drivers |= {'pipeline_sql', 'pipeline_objects', 'pipeline_duckdb'}\n"
         "sys.exit(str(drivers & {*sys.modules}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
