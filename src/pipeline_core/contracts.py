@@ -169,6 +169,13 @@ class RecordStore(ABC):
     def events(self, pipeline: str, since_us: int = 0, window: Window | None = None) -> Iterable[Event]:
         """The log of transitions, oldest first; with `window`, of records that overlap it."""
 
+    def upgrade(self) -> str:
+        """Brings what is kept into the form that this code works with; says what was done, or that nothing was.
+
+        A store may do so whenever it is opened; then this says what was done at the opening.
+        """
+        return "nothing to do"
+
     def problems(self) -> Iterable[Problem]:
         """For `doctor`."""
         return ()

@@ -510,6 +510,21 @@ class EventsAfterTheInstant(Store):
         return super().events(pipeline, since_us + 1, window)
 
 
+class UpgradesInSilence(Store):
+    """Nobody knows whether it did anything."""
+
+    def upgrade(self) -> str:
+        return ""
+
+
+class UpgradesByStartingAfresh(Store):
+    """What was done is forgotten."""
+
+    def upgrade(self) -> str:
+        self.__init__()  # type: ignore[misc]
+        return "made anew"
+
+
 @frozen
 class Mutant:
     """A broken store, and the test that notices."""
@@ -571,6 +586,8 @@ TABLE = [
     Mutant("reading", WithinMeansOverlapping, "test_records_by_status_span_and_limit"),
     Mutant("reading", SpansWithoutTheDone, "test_spans_are_the_live_records"),
     Mutant("reading", EventsAfterTheInstant, "test_events_since_and_by_window"),
+    Mutant("upgrade", UpgradesInSilence, "test_upgrading_says_what_was_done_and_harms_nothing"),
+    Mutant("upgrade", UpgradesByStartingAfresh, "test_upgrading_says_what_was_done_and_harms_nothing"),
     Mutant("evidence", ForgetsWhatWasVerified, "test_evidence_is_handed_on_and_outlives_what_verifies_nothing"),
     Mutant("evidence", FailuresForgetWhatWasVerified, "test_evidence_is_handed_on_and_outlives_what_verifies_nothing"),
     Mutant("evidence", AskedForEver, "test_evidence_is_handed_on_and_outlives_what_verifies_nothing"),

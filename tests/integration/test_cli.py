@@ -176,6 +176,15 @@ def test_limit_and_range_leave_the_rest_pending(shell: Shell) -> None:
     assert shell.statuses().count("done") == 3
 
 
+def test_upgrade_makes_the_tables_once(shell: Shell) -> None:
+    """What was done, then that nothing was to do; for machines too."""
+    first = shell("store", "upgrade")
+    assert (first.code, first.out.partition(", at")[0]) == (0, "record store: made the tables")
+    again = json.loads(shell("store", "upgrade", "--json").out)
+    assert (again["pipeline"], again["exit_code"]) == ("events", 0)
+    assert again["upgrade"].startswith("nothing to do")
+
+
 # --- machines --------------------------------------------------------------------------------------------------------
 
 

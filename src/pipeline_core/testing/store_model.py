@@ -244,7 +244,7 @@ class Model:
             return row is None and result is Lost
         if act.verb == "settle":
             self.settle(row, act.given[1])
-            return bool(result.status is row.status)
+            return (result.status, result.crashes) == (row.status, row.crashes)
         self.renew(row)
         return True
 
@@ -256,6 +256,8 @@ class Model:
                 return False
             self.hold(ready[0], request)
             ready[0].fence, ready[0].claim_id = claim.fence, claim.id
+            if claim.record.crashes != ready[0].crashes:
+                return False
         return True
 
     def _follow_resume(self, claim: Claim, result: Any) -> bool:
@@ -267,7 +269,9 @@ class Model:
                 return False
             self.resume(row)
             row.fence = result.fence
-        return (row.claim_id, row.fence, row.status) == (result.id, result.fence, result.record.status)
+        # Crashes tell whether somebody has noticed the end of the lease before or after.
+        found = (result.id, result.fence, result.record.status, result.record.crashes)
+        return (row.claim_id, row.fence, row.status, row.crashes) == found
 
 
 def _made(act: Act, result: Any) -> Sequence[Claim]:

@@ -582,6 +582,14 @@ class RecordStoreSuite(ABC):
             over = [event.window for event in store.events("p", window=Window.from_us(9, 20))]
             expect("events(window=)", store, over, [claim.window for claim in claims[:2]])
 
+    def test_upgrading_says_what_was_done_and_harms_nothing(self) -> None:
+        """In words for a person; the records stay as they are."""
+        with self.open_store() as store:
+            store.apply(plan(2))
+            before = state(store)
+            expect("upgrade says what was done", store, bool(store.upgrade().strip()), True)
+            expect("upgrade keeps the records", store, state(store), before)
+
     # --- many at once -------------------------------------------------------------------------------------------------
 
     def test_threads_share_one_store(self) -> None:

@@ -125,8 +125,7 @@ def opened(engine: Engine) -> Iterator[SqlRecordStore]:
     """The store in the engine's database, its tables made or updated; closes every connection on the way out."""
     engine.prepare_store()
     try:
-        migrate(engine)
-        yield SqlRecordStore(engine)
+        yield SqlRecordStore(engine, migrate(engine))
     finally:
         engine.dispose()
 
@@ -134,8 +133,12 @@ def opened(engine: Engine) -> Iterator[SqlRecordStore]:
 class SqlRecordStore(RecordStore):
     """Records in a SQL database. Threads share one object, and processes one database."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, migrated: str) -> None:
         self._engine = engine
+        self._migrated = migrated
+
+    def upgrade(self) -> str:
+        return self._migrated
 
     def now_us(self) -> int:
         with self._engine.reading() as connection:
