@@ -328,8 +328,10 @@ def test_the_schema_describes_every_section(shell: Shell) -> None:
     """`config schema` is a JSON Schema that knows the installed plugins."""
     schema = shell("config", "schema").json
     assert schema["$schema"].startswith("https://json-schema.org/")
-    assert {"source", "target", "stage", "store", "run", "retry"} <= schema["properties"].keys()
-    assert '"sql"' in json.dumps(schema["properties"]["source"])
+    of_one = schema["else"]["properties"]
+    assert {"source", "target", "stage", "store", "run", "retry"} <= of_one.keys()
+    assert '"sql"' in json.dumps(of_one["source"])
+    assert schema["then"]["properties"]["source"] == {"type": "object"}
 
 
 def test_logs_go_to_stderr_as_json_lines(shell: Shell) -> None:

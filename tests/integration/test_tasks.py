@@ -172,7 +172,8 @@ def test_a_source_that_moved_sends_the_window_back(world) -> None:
     with pytest.raises(TransientError, match="the source moved"):
         tasks.audit_and_clean_up(config, record)
     assert tasks.audit_and_clean_up(config, record)["reason"].startswith("claimed elsewhere")
-    world.run()
+    world.run(name="sql-to-sql")
+    assert world.rows("target") == world.rows("source")
 
 
 def test_loading_what_was_never_staged_is_an_error(world) -> None:
