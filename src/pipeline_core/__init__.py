@@ -41,6 +41,7 @@ from pipeline_core.errors import (
     PipelineError,
     PluginError,
     RecordError,
+    ShrinkError,
     SideError,
     TimeError,
     TransientError,
@@ -48,6 +49,7 @@ from pipeline_core.errors import (
 from pipeline_core.hookspecs import hookimpl
 from pipeline_core.record import (
     Addition,
+    Asked,
     Change,
     Claim,
     Event,
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Addition",
+    "Asked",
     "AuditError",
     "Batch",
     "Batches",
@@ -101,6 +104,7 @@ __all__ = [
     "Secret",
     "SecretResolver",
     "Settings",
+    "ShrinkError",
     "SideError",
     "Source",
     "Span",

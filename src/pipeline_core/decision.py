@@ -26,8 +26,13 @@ class Decision:
     counts: Counts
 
 
-def decide(counts: Counts) -> Decision:
-    """Equal and above zero is finished work; everything else is work, an empty window too until it has been audited."""
+def decide(counts: Counts, *, reload: bool = False) -> Decision:
+    """Equal and above zero is finished work; everything else is work, an empty window too until it has been audited.
+
+    `reload`: a person wants the rows moved, whatever the counts say.
+    """
+    if reload:
+        return Decision(False, "Proceed with processing: reload requested", counts)
     if counts.equal and counts.source > 0:
         return Decision(True, f"Already processed: source and target both hold {counts.source} rows", counts)
     if counts.equal:
@@ -35,3 +40,14 @@ def decide(counts: Counts) -> Decision:
     return Decision(
         False, f"Proceed with processing: source holds {counts.source} rows, target {counts.target}", counts
     )
+
+
+def shrinks(source: int, target: int, verified_rows: int | None) -> bool:
+    """Whether a load of `source` rows would silently shrink the window.
+
+    It would where they are fewer than were last verified of this source (`verified_rows`; None: it never was), or none
+    where nothing was verified and the target holds some.
+    """
+    if verified_rows is None:
+        return source == 0 and target > 0
+    return source < verified_rows

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class PipelineError(Exception):
     """The root of every error raised by the core and by well-behaved plugins."""
@@ -58,6 +60,14 @@ class SideError(PermanentError):
 
 class MismatchError(PermanentError):
     """The window does not hold the rows it should: nothing was published."""
+
+
+class ShrinkError(PermanentError):
+    """The source holds fewer rows than it must for a load to lose none: nothing was replaced. `counts` holds them."""
+
+    def __init__(self, message: str, counts: Mapping[str, int | None]) -> None:
+        super().__init__(message)
+        self.counts = counts
 
 
 class ClaimLostError(PipelineError):

@@ -8,21 +8,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from logging import WARNING
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Self, TypeVar
 
+from pipeline_core import coverage
 from pipeline_core.config import Config, load, load_file
 from pipeline_core.config.sections import Part
 from pipeline_core.contracts import Can, Context, Observer, RecordStore
 from pipeline_core.engine import auditing, counting, planning, runner, transfer
+from pipeline_core.engine.outage import Outages
 from pipeline_core.engine.parts import Parts, never
 from pipeline_core.errors import ConfigError
+from pipeline_core.ledger import Adoption
 from pipeline_core.log import Reporter, timed
 from pipeline_core.record import Change, Status
-from pipeline_core.reports import CheckReport, Difference, Finding, RunReport, StatusReport, status_of
+from pipeline_core.reports import AdoptionReport, CheckReport, Difference, Finding, RunReport, StatusReport, status_of
 from pipeline_core.secrets import redact
 from pipeline_core.window import MIN_US, Window, to_us
 
@@ -45,6 +48,7 @@ class Pipeline:
         self.config = config
         self._observers = observers
         self._open = ExitStack()
+        self._ahead_us = 0  # the store's clock before this host's
 
     @classmethod
     def from_file(cls, path: str | Path, profile: str | None = None, *, plugins: Plugins = ()) -> Self:
@@ -75,6 +79,18 @@ class Pipeline:
         with self.parts() as parts:
             return self._plan(parts, self.instant_us(now), dry_run=dry_run)
 
+    def ddl(self) -> list[str]:
+        """The statements that make what the target lacks for the source's rows, none of which is run.
+
+        The columns are those of the rows that the source extracts of one window, the first one of `begin`.
+        """
+        self.require(Can.EXTRACT, Can.LOAD)
+        config = self.config
+        with self.parts() as parts:
+            first_us = self.store.now_us() if config.begin_us is None else config.begin_us
+            rows = transfer.sample(parts, config.policy.window_at_us(first_us))
+            return list(parts.retried("ddl", None, lambda: parts.target.ddl(rows, config.columns)))
+
     def require(self, *abilities: Can) -> None:
         """Raises ConfigError where the source cannot extract, or the target cannot load, what is about to be moved."""
         sides: dict[Can, Part[Any]] = {Can.EXTRACT: self.config.source, Can.LOAD: self.config.target}
@@ -101,17 +117,21 @@ class Pipeline:
         `start`, `end`: only windows that start there. `limit`: so many windows at most (not across an executor). On an
         interrupt every worker brings its window back to pending before the exception goes on.
         """
-        order = runner.Order(self.within(start, end), limit, self.instant_us(now))
         self.require(Can.EXTRACT, Can.LOAD)
+        outages = Outages.watch(self.config, self.report, threading.Event())
+        within = outages.store.outlast(lambda: self.within(start, end))
+        order = runner.Order(within, limit, self.instant_us(now))
         with timed() as watch:
-            with self.parts() as parts:
-                self._plan(parts, order.now_us, dry_run=False)
-                excluded = counting.excluded(parts)
+            excluded = outages.sides.outlast(lambda: self._begin(order))
             count = workers or self.config.run.workers
-            tally = self._run_here(order, count) if executor is None else self._run_on(executor, order, count)
-        quarantined = len(self.store.records(self.config.pipeline, Status.QUARANTINED, within=order.within))
+            tally = self._run_here(order, count, outages) if executor is None else self._run_on(executor, order, count)
+        in_status = partial(self.store.records, self.config.pipeline, within=order.within)
+        quarantined = outages.store.outlast(lambda: len(in_status(Status.QUARANTINED)))
+        undone = tally.undone
+        if undone:
+            undone += f"; {outages.store.outlast(lambda: len(in_status(Status.PENDING)))} windows are pending"
         report = RunReport(
-            self.config.pipeline, tally.verdicts, tally.rows, excluded, quarantined, tally.undone, watch.seconds
+            self.config.pipeline, tally.verdicts, tally.rows, excluded, quarantined, undone, watch.seconds
         )
         told = report.as_mapping()
         del told["pipeline"]
@@ -121,10 +141,26 @@ class Pipeline:
     def check(self, *, start: When = None, end: When = None, reopen: bool = False) -> CheckReport:
         """Recounts the done windows that start in `[start, end)`, in bulk; `reopen` makes pending what differs."""
         with self.parts() as parts:
-            checked, differing = auditing.recheck(parts, self.within(start, end))
+            checked, differing = auditing.recheck(parts, self.within(start, end), self.store.now_us())
             reopened = auditing.reopen(parts, [span for span, _ in differing]) if reopen else 0
         differences = [Difference(Window.from_us(span.start_us, span.end_us), count) for span, count in differing]
         return CheckReport(self.config.pipeline, checked, differences, reopened)
+
+    def adopt(self, from_pipeline: str, *, start: When = None, end: When = None) -> AdoptionReport:
+        """Takes over what another pipeline has published into the target, within this one's scope and `[start, end)`.
+
+        From then on this pipeline may replace those rows, and the other is refused there. Rows and records stay as they
+        are: the next run counts the windows, and loads those that differ.
+        """
+        if from_pipeline == self.config.pipeline:
+            raise ConfigError(f"--from-pipeline: found {from_pipeline!r}, this pipeline itself; name the other one")
+        self.require(Can.LOAD)
+        adoption = Adoption(self.config.pipeline, from_pipeline, self.within(start, end))
+        with self.parts() as parts:
+            entries = parts.retried("adopt", None, lambda: parts.target.adopt(adoption))
+        windows = [Window.from_us(*span) for span in coverage.merge(sorted((e.start_us, e.end_us) for e in entries))]
+        self.report.tell("adopted", entries=len(entries), from_pipeline=from_pipeline)
+        return AdoptionReport(self.config.pipeline, from_pipeline, len(entries), windows)
 
     def status(self) -> StatusReport:
         """Where the pipeline stands, from its records alone."""
@@ -139,14 +175,21 @@ class Pipeline:
     @cached_property
     def store(self) -> RecordStore:
         """The record store, opened on first use and closed with the pipeline."""
-        return self._open.enter_context(self.config.store.open(self._context))
+        with ExitStack() as opening:
+            store = opening.enter_context(self.config.store.open(self._context))
+            self._ahead_us = store.now_us() - _host_us()
+            self._open.push(opening.pop_all())
+        return store
 
     @cached_property
     def report(self) -> Reporter:
-        """Tells every event to the log and the observers. The store's clock is read once: an event costs no query."""
+        """Tells every event to the log and the observers.
+
+        The store's clock is read once, when the store is opened: an event costs no query, and can tell that the store
+        is away. Before that it is this host's.
+        """
         observers = [self._open.enter_context(part.open(self._context)) for part in self.config.observers]
-        ahead_us = self.store.now_us() - _host_us()
-        return Reporter(self.config.pipeline, lambda: _host_us() + ahead_us, [*observers, *self._observers])
+        return Reporter(self.config.pipeline, lambda: _host_us() + self._ahead_us, [*observers, *self._observers])
 
     @contextmanager
     def parts(self, stopping: Callable[[], bool] = never) -> Iterator[Parts]:
@@ -161,20 +204,22 @@ class Pipeline:
 
     @property
     def _context(self) -> Context:
-        return Context(self.config.pipeline)
+        return Context(self.config.pipeline, self.config.run.lease_s)
 
     # --- within the verbs --------------------------------------------------------------------------------------------
 
     def _plan(self, parts: Parts, now_us: int | None, *, dry_run: bool) -> Change:
         config = self.config
+        now_us = self.store.now_us() if now_us is None else now_us
         request = planning.Request(
             pipeline=config.pipeline,
             policy=config.policy,
-            now_us=self.store.now_us() if now_us is None else now_us,
+            now_us=now_us,
             identity=parts.identity(),
             begin_us=config.begin_us,
             end_us=config.end_us,
             target_zone=parts.target.naive_timezone,
+            sealed_us=config.sealed_us(now_us),
             default_record=config.default_record,
             check_fields=config.check_fields,
         )
@@ -190,19 +235,20 @@ class Pipeline:
         transfer.sweep(parts, {record.window for record in open_records})
         return change
 
-    def _run_here(self, order: runner.Order, count: int) -> runner.Tally:
-        stop, turns = threading.Event(), runner.Turns(order.limit)
+    def _begin(self, order: runner.Order) -> int:
+        """Plans, and counts the source's rows that fall into no window."""
+        with self.parts() as parts:
+            self._plan(parts, order.now_us, dry_run=False)
+            return counting.excluded(parts)
 
-        def worker() -> runner.Tally:
-            with self.parts(stop.is_set) as parts:
-                return runner.work(parts, order, turns, stop)
-
-        _ = self.report  # opened once, before the threads
+    def _run_here(self, order: runner.Order, count: int, outages: Outages) -> runner.Tally:
+        turns, open_parts = runner.Turns(order.limit), partial(self.parts, outages.stop.is_set)
         with ThreadPoolExecutor(count, thread_name_prefix="worker") as pool:
             try:
-                return _gather([pool.submit(worker) for _ in range(count)])
-            finally:
-                stop.set()
+                return _gather([pool.submit(runner.work, open_parts, order, turns, outages) for _ in range(count)])
+            except BaseException:
+                outages.stop.set()
+                raise
 
     def _run_on(self, executor: Executor, order: runner.Order, count: int) -> runner.Tally:
         if order.limit is not None:
@@ -241,11 +287,13 @@ def _host_us() -> int:
 
 def _gather(futures: Sequence[Future[runner.Tally]]) -> runner.Tally:
     """The sum of what the workers did; raises as soon as one of them failed."""
-    wait(futures, return_when=FIRST_EXCEPTION)
-    return sum((future.result() for future in futures), runner.Tally())
+    ended, _ = wait(futures, return_when=FIRST_EXCEPTION)
+    return sum((future.result() for future in ended), runner.Tally())
 
 
 def _work_elsewhere(mapping: Mapping[str, Any], profile: str | None, order: runner.Order) -> runner.Tally:
     """One worker in another process, perhaps on another host, with the plugins that the mapping names."""
     with Pipeline.from_mapping(mapping, profile) as pipeline:
-        return pipeline._run_here(order, 1)
+        outages = Outages.watch(pipeline.config, pipeline.report, threading.Event())
+        outages.store.outlast(lambda: pipeline.store)
+        return pipeline._run_here(order, 1, outages)

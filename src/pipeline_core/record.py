@@ -31,6 +31,16 @@ class Outcome(StrEnum):
     SKIPPED = "skipped"
 
 
+class Asked(StrEnum):
+    """What a person has asked for a pending window: its rows move even though the counts agree.
+
+    ACCEPT_SHRINK says beside that the source may hold fewer rows than were verified.
+    """
+
+    RELOAD = "reload"
+    ACCEPT_SHRINK = "reload, accept shrink"
+
+
 _ALLOWED = {
     Status.PENDING: {Status.RUNNING, Status.SUPERSEDED, Status.QUARANTINED, Status.DONE},
     Status.RUNNING: {Status.PENDING, Status.DONE, Status.QUARANTINED, Status.RUNNING},
@@ -57,7 +67,9 @@ class Record:
 
     `fields` is the user's part (None where the stored text is no JSON object any more); all else is kept by the store.
     Times are microseconds UTC. `not_before_us` is when a window in backoff may be claimed again, `lease_until_us` when
-    a running one may be taken over. `identity` names both sides as they were when the window was verified.
+    a running one may be taken over. `verified_rows` are the source's rows when this span was last verified (None:
+    never), and `identity` names both sides as they were then; a record that replaces another of its span takes them
+    over. `asked` is what a person has asked for, until the window is done.
     """
 
     pipeline: str
@@ -74,6 +86,8 @@ class Record:
     owner: str | None = None
     lease_until_us: int | None = None
     identity: str = ""
+    verified_rows: int | None = None
+    asked: Asked | None = None
     evidence: Mapping[str, Any] = field(factory=dict)
     updated_us: int = 0
 
@@ -88,6 +102,9 @@ class Span(NamedTuple):
     attempts: int
     identity: str
     fields: Mapping[str, Any] | None
+    outcome: Outcome | None = None
+    verified_rows: int | None = None
+    asked: Asked | None = None
 
 
 class Removal(NamedTuple):
@@ -100,11 +117,17 @@ class Removal(NamedTuple):
 
 
 class Addition(NamedTuple):
-    """A pending record to add, with the attempts it inherits from those it replaces."""
+    """A pending record to add, with the attempts it inherits from those it replaces.
+
+    One that replaces a record of its own span takes over what was verified of it and what a person asked for.
+    """
 
     start_us: int
     end_us: int
     attempts: int
+    identity: str = ""
+    verified_rows: int | None = None
+    asked: Asked | None = None
 
 
 @frozen
@@ -143,6 +166,7 @@ class Verdict:
     """How an attempt ended.
 
     `attempt` says that it counts against the window's allowance, `wait_s` how many seconds a pending window must wait.
+    Without `verified_rows` nothing was verified: the record keeps the number that it has, and its identity.
     """
 
     status: Status
@@ -150,6 +174,7 @@ class Verdict:
     outcome: Outcome | None = None
     evidence: Mapping[str, Any] = field(factory=dict)
     identity: str = ""
+    verified_rows: int | None = None
     attempt: bool = False
     wait_s: float = 0
 

@@ -94,6 +94,29 @@ class CheckReport:
 
 
 @frozen
+class AdoptionReport:
+    """What one pipeline took over from another: how many entries of the ledger, and which time they span, merged."""
+
+    pipeline: str
+    from_pipeline: str
+    entries: int
+    windows: Sequence[Window]
+
+    @property
+    def exit_code(self) -> Exit:
+        return Exit.OK if self.entries else Exit.ATTENTION
+
+    def as_mapping(self) -> dict[str, Any]:
+        return {
+            "pipeline": self.pipeline,
+            "from_pipeline": self.from_pipeline,
+            "entries": self.entries,
+            "windows": [window_mapping(window) for window in self.windows],
+            "exit_code": int(self.exit_code),
+        }
+
+
+@frozen
 class StatusReport:
     """Where a pipeline stands.
 

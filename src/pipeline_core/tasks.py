@@ -20,7 +20,7 @@ from attrs import evolve
 from pipeline_core.config import missing_check_fields
 from pipeline_core.contracts import Can, Staged
 from pipeline_core.decision import Decision
-from pipeline_core.engine import auditing, counting, publish, runner, transfer
+from pipeline_core.engine import auditing, counting, publish, runner, shrinking, transfer
 from pipeline_core.engine.parts import Parts
 from pipeline_core.errors import (
     AuditError,
@@ -56,7 +56,10 @@ def store_new_and_pass_valid_record(
         order = runner.Order(pipeline.within(start, end), now_us=pipeline.instant_us(now))
         claims = pipeline.store.claim(runner.claim_request(pipeline.config, pipeline.store, order))
         if not claims:
-            return _exit("No window is ready: everything stable is done, quarantined, in backoff or claimed")
+            return _exit(
+                "No window is ready: everything stable is done, quarantined, in backoff or claimed, "
+                "or as many run as run.max_running allows"
+            )
         record = to_mapping(claims[0], pipeline.config.policy.timezone)
         return {"exit_dag": False, "record": record, "reason": f"claimed {claims[0].window}"}
 
@@ -72,7 +75,7 @@ def pre_validate_counts(config: Config, record: Mapping[str, Any]) -> Result:
         return _counted(counting.check_counts(parts, window))
 
     def step(parts: Parts, claim: Claim) -> Result:
-        decision = counting.check_counts(parts, claim.window)
+        decision = counting.check_counts(parts, claim.window, reload=claim.record.asked is not None)
         if decision.exit_dag:
             _finish(parts, claim, auditing.already_processed(parts, decision.counts, decision.reason))
         return _counted(decision)
@@ -97,6 +100,7 @@ def extract_source_data(config: Config, record: Mapping[str, Any]) -> Result:
 
     def step(parts: Parts, claim: Claim) -> Result:
         rows = counting.count_source(parts, claim.window)
+        shrinking.refuse_shrink(parts, claim, rows, lambda: counting.count_target(parts, claim.window))
         staged = transfer.reuse(parts, claim, rows) or transfer.extract(parts, claim, rows)
         return {"exit_dag": False, "record": _mapping(parts, claim), "rows": staged.rows}
 

@@ -61,6 +61,37 @@ def _parse(text: object, place: str) -> tuple[int, str]:
     return int(number), unit
 
 
+def ago_us(now_us: int, duration: str, timezone: str) -> int:
+    """The instant that lies `duration`, such as `30d`, before `now_us` (both microseconds UTC); days and longer are
+    counted on the local calendar of `timezone`. Raises TimeError for a duration that is none.
+    """
+    number, unit = _parse(duration, "duration")
+    if unit in _EXACT_US:
+        return check_us(now_us - number * _EXACT_US[unit])
+    local = clock(zone(timezone), now_us)
+    reading = local.reading(now_us)
+    if unit in _CALENDAR_DAYS:
+        reading -= number * _CALENDAR_DAYS[unit] * DAY_US
+    else:
+        back = number * _CALENDAR_MONTHS[unit]
+        month = _local_months(reading)
+        into_month = reading - _month_start(month)
+        reading = min(_month_start(month - back) + into_month, _month_start(month - back + 1))
+    # Without the limit "0d" would answer with the end of a repeated hour that is still going on.
+    return min(local.instant(reading), now_us)
+
+
+def elapsed_s(text: object, place: str) -> int:
+    """A duration of one length, in seconds: `"30min"` → 1800, a day as 24 hours. Raises TimeError, naming `place`."""
+    number, unit = _parse(text, place)
+    if unit in _CALENDAR_MONTHS:
+        raise TimeError(
+            f"{place}: found {text!r}, whose length differs; expected seconds, minutes, hours, days or weeks"
+        )
+    length_us = _EXACT_US[unit] if unit in _EXACT_US else _CALENDAR_DAYS[unit] * DAY_US
+    return number * length_us // SECOND_US
+
+
 def _local_months(local_us: int) -> int:
     """Calendar months since year 0 of the local date, counted on its own calendar."""
     try:
@@ -419,20 +450,7 @@ class TimePolicy(ABC):
 
     def stable_until_us(self, now_us: int) -> int:
         """`stable_until` for an instant in microseconds UTC."""
-        number, unit = _parse(self.x_time_back, "x_time_back")
-        if unit in _EXACT_US:
-            return check_us(now_us - number * _EXACT_US[unit])
-        local = clock(zone(self.timezone), now_us)
-        reading = local.reading(now_us)
-        if unit in _CALENDAR_DAYS:
-            reading -= number * _CALENDAR_DAYS[unit] * DAY_US
-        else:
-            back = number * _CALENDAR_MONTHS[unit]
-            month = _local_months(reading)
-            into_month = reading - _month_start(month)
-            reading = min(_month_start(month - back) + into_month, _month_start(month - back + 1))
-        # Without the limit "0d" would answer with the end of a repeated hour that is still going on.
-        return min(local.instant(reading), now_us)
+        return ago_us(now_us, self.x_time_back, self.timezone)
 
 
 @attrs.frozen

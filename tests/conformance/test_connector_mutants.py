@@ -27,7 +27,7 @@ from pipeline_core import (
     SideError,
     Window,
 )
-from pipeline_core.ledger import Entry
+from pipeline_core.ledger import Adoption, Entry, Scope
 from pipeline_core.testing import BrokenPromiseError, ConnectorSuite, MemoryConnector, MemorySettings, MemoryTable
 from pipeline_core.testing.memory_connector import MemoryPublication, Scratch
 
@@ -49,6 +49,9 @@ class Suite(ConnectorSuite):
 
     def put(self, settings: MemorySettings, rows: Any) -> None:
         settings.table.put(rows)
+
+    def scoped(self, settings: MemorySettings, scope: Scope) -> MemorySettings:
+        return evolve(settings, scope=scope)
 
     @contextmanager
     def broken(self, settings: MemorySettings) -> Iterator[None]:
@@ -144,8 +147,8 @@ class ZeroForAFailedBulkCount(MemoryConnector):
 class RemembersItsCounts(MemoryConnector):
     """What was true once stays true."""
 
-    def __init__(self, table: MemoryTable) -> None:
-        super().__init__(table)
+    def __init__(self, table: MemoryTable, scope: Scope) -> None:
+        super().__init__(table, scope)
         self.counts: dict[Window, int] = {}
 
     def count(self, window: Window) -> int:
@@ -309,7 +312,7 @@ class CommitsOnAnyEnd(MemoryConnector):
 
     @contextmanager
     def transaction(self) -> Iterator[Publication]:
-        publication = self.publication(self.table, self.scratch)
+        publication = self.publication(self.table, self.scope, self.scratch)
         try:
             yield publication
         finally:
@@ -457,7 +460,7 @@ class DeletesNothing(MemoryConnector):
         """Says that it deleted."""
 
         def delete(self, window: Window) -> int:
-            return len(self.guarded().inside(window))
+            return len(self.guarded().inside(window, self.scope))
 
 
 class DeletesEverything(MemoryConnector):
@@ -509,6 +512,136 @@ class SwallowsTheStagesError(MemoryConnector):
         super().upload(evolve(load, read=read))
 
 
+# --- shared tables ----------------------------------------------------------------------------------------------------
+
+
+class CountsPastItsScope(MemoryConnector):
+    """The rows of the others are counted too."""
+
+    def count(self, window: Window) -> int:
+        return len(self.table.rows.inside(window, {}))
+
+
+class ExcludesPastItsScope(MemoryConnector):
+    """The others' rows without a timestamp are told as one's own."""
+
+    def excluded(self) -> int:
+        return self.table.rows.instants.count(None)
+
+
+class ExtractsPastItsScope(MemoryConnector):
+    """The rows of the others are staged."""
+
+    def extract(self, request: ExtractRequest) -> Batches:
+        self.scope = {}
+        return super().extract(request)
+
+
+class DeletesPastItsScope(MemoryConnector):
+    """The rows of the others go."""
+
+    class publication(MemoryPublication):  # noqa: N801
+        """Deletes the whole window."""
+
+        def delete(self, window: Window) -> int:
+            mine = super().delete(window)
+            self.rows = self.guarded().without(self.guarded().inside(window, {}))
+            return mine
+
+
+class CountsPastItsScopeInside(MemoryConnector):
+    """Every load into a shared window is rolled back."""
+
+    class publication(MemoryPublication):  # noqa: N801
+        """Counts the whole window."""
+
+        def count(self, window: Window) -> int:
+            return len(self.guarded().inside(window, {}))
+
+
+class OneLedgerForAllScopes(MemoryConnector):
+    """Whoever shares the table is refused."""
+
+    class publication(MemoryPublication):  # noqa: N801
+        """Enters the whole table."""
+
+        def check(self, claim: Claim) -> None:
+            self.scope = {}
+            super().check(claim)
+
+
+class ALedgerForEachScope(MemoryConnector):
+    """Only an equal scope is looked at."""
+
+    class publication(MemoryPublication):  # noqa: N801
+        """Does not see that two scopes overlap."""
+
+        def check(self, claim: Claim) -> None:
+            whole = self.table.ledger
+            self.table.ledger = tuple(e for e in whole if e.scope == self.scope)
+            try:
+                super().check(claim)
+            finally:
+                self.table.ledger = whole
+
+
+class TakesRowsOutsideItsScope(MemoryConnector):
+    """They are lost to its own counts."""
+
+    def upload(self, load: Load) -> None:
+        self.scope, mine = {}, self.scope
+        try:
+            super().upload(load)
+        finally:
+            self.scope = mine
+
+
+class AdoptsWithoutTheFence(MemoryConnector):
+    """A late worker passes."""
+
+    def adopt(self, adoption: Adoption) -> Sequence[Entry]:
+        found = super().adopt(adoption)
+        self.table.ledger = tuple(evolve(e, fence=0) if e in found else e for e in self.table.ledger)
+        return found
+
+
+class AdoptsPastItsSpan(MemoryConnector):
+    """All that the other has published."""
+
+    def adopt(self, adoption: Adoption) -> Sequence[Entry]:
+        super().adopt(evolve(adoption, within=None))
+        within = adoption.within
+        return [Entry(adoption.pipeline, within.start_us, within.end_us, 10)] if self.table.ledger and within else []
+
+
+class AdoptsFromAnyone(MemoryConnector):
+    """Whoever was named."""
+
+    def adopt(self, adoption: Adoption) -> Sequence[Entry]:
+        return super().adopt(evolve(adoption, from_pipeline="flights"))
+
+
+class AdoptsNothing(MemoryConnector):
+    """And says that it did."""
+
+    def adopt(self, adoption: Adoption) -> Sequence[Entry]:
+        whole = self.table.ledger
+        found = super().adopt(adoption)
+        self.table.ledger = whole
+        return found
+
+
+class AdoptsPastItsScope(MemoryConnector):
+    """The whole table is taken over."""
+
+    def adopt(self, adoption: Adoption) -> Sequence[Entry]:
+        self.scope, mine = {}, self.scope
+        try:
+            return super().adopt(adoption)
+        finally:
+            self.scope = mine
+
+
 # --- clean exits, no secret -------------------------------------------------------------------------------------------
 
 
@@ -532,7 +665,7 @@ class HoldsTheLockAfterAFailure(MemoryConnector):
 
     @contextmanager
     def transaction(self) -> Iterator[Publication]:
-        publication = self.publication(self.table, self.scratch)
+        publication = self.publication(self.table, self.scope, self.scratch)
         yield publication
         publication.commit()
         publication.release()
@@ -636,6 +769,8 @@ STALE = "test_a_stale_fence_writes_nothing"
 ALONE = "test_a_publication_replaces_its_window_alone"
 VALUES = "test_what_is_extracted_is_what_was_put"
 IDENTITY = "test_identity_is_stable_and_without_a_secret"
+SCOPED = "test_a_scope_limits_what_is_counted_and_extracted"
+ADOPTION = "test_an_adoption_hands_the_ledger_over"
 TABLE = [
     Mutant("one boundary", CountsTheEnd, BOUNDARY),
     Mutant("one boundary", CountsTheEnd, "test_counts_of_tiles_add_up"),
@@ -699,6 +834,20 @@ TABLE = [
     Mutant("remedies", ProblemsWithoutARemedy, "test_problems_come_with_a_remedy"),
     Mutant("no secret", IdentityWithASecret, IDENTITY),
     Mutant("no secret", ErrorWithASecret, FAILS),
+    Mutant("shared tables", CountsPastItsScope, SCOPED),
+    Mutant("shared tables", ExcludesPastItsScope, SCOPED),
+    Mutant("shared tables", ExtractsPastItsScope, SCOPED),
+    Mutant("shared tables", DeletesPastItsScope, "test_a_publication_replaces_its_scope_alone"),
+    Mutant("shared tables", CountsPastItsScopeInside, "test_a_publication_replaces_its_scope_alone"),
+    Mutant("shared tables", OneLedgerForAllScopes, "test_scopes_apart_share_a_span"),
+    Mutant("shared tables", ALedgerForEachScope, "test_overlapping_scopes_are_refused_by_name"),
+    Mutant("shared tables", TakesRowsOutsideItsScope, "test_a_staged_row_outside_the_scope_is_refused"),
+    Mutant("adoption", AdoptsWithoutTheFence, ADOPTION),
+    Mutant("adoption", AdoptsPastItsSpan, ADOPTION),
+    Mutant("adoption", AdoptsFromAnyone, ADOPTION),
+    Mutant("adoption", AdoptsNothing, ADOPTION),
+    Mutant("adoption", AdoptsPastItsScope, "test_an_adoption_keeps_to_its_scope"),
+    Mutant("identity", OneIdentityForAll, "test_identity_tells_scopes_apart"),
     Mutant("identity", AnotherIdentityEachTime, IDENTITY),
     Mutant("identity", OneIdentityForAll, IDENTITY),
 ]

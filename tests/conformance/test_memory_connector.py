@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
+from attrs import evolve
+
 from pipeline_core import Can, SideError
+from pipeline_core.ledger import Scope
 from pipeline_core.testing import ConnectorSuite, MemorySettings, MemoryTable
 
 NUMBERS = count()
@@ -23,6 +26,9 @@ class TestMemoryConnector(ConnectorSuite):
 
     def put(self, settings: MemorySettings, rows: Any) -> None:
         settings.table.put(rows)
+
+    def scoped(self, settings: MemorySettings, scope: Scope) -> MemorySettings:
+        return evolve(settings, scope=scope)
 
     @contextmanager
     def broken(self, settings: MemorySettings) -> Iterator[None]:

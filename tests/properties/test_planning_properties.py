@@ -36,14 +36,19 @@ def live_records(draw: st.DrawFn) -> list[Span]:
             fields = draw(st.sampled_from([{"key": 1}, {}, None]))
             identity = draw(st.sampled_from(["sides", "others"])) if status is Status.DONE else ""
             attempts = draw(st.integers(0, 4))
-            spans.append(Span(BEGIN + start * MINUTE, BEGIN + end * MINUTE, status, 1, attempts, identity, fields))
+            verified = draw(st.sampled_from([None, None, 0, 7]))
+            first, last = BEGIN + start * MINUTE, BEGIN + end * MINUTE
+            spans.append(Span(first, last, status, 1, attempts, identity, fields, verified_rows=verified))
     return spans
 
 
 def after(spans: list[Span], change: Change) -> list[Span]:
     """The live records once a store has applied the change."""
     gone = {(r.start_us, r.end_us) for r in change.remove}
-    added = [Span(a.start_us, a.end_us, Status.PENDING, 0, a.attempts, "", change.fields) for a in change.add]
+    added = [
+        Span(a.start_us, a.end_us, Status.PENDING, 0, a.attempts, a.identity, change.fields, None, a.verified_rows)
+        for a in change.add
+    ]
     return sorted([s for s in spans if (s.start_us, s.end_us) not in gone] + added)
 
 
@@ -79,6 +84,16 @@ def test_what_is_verified_or_running_stays(policy: WallClockPolicy, spans: list[
         if s.status is Status.RUNNING or (s.status is Status.DONE and s.identity == "sides")
     }
     assert not gone & kept
+
+
+@given(policies, live_records())
+def test_what_was_ever_verified_keeps_its_span_and_its_evidence(policy: WallClockPolicy, spans: list[Span]) -> None:
+    """Whatever became of it since, and whatever the cut."""
+    limit = policy.window_at_us(NOW).start_us
+    live = {(s.start_us, s.end_us): s.verified_rows for s in after(spans, plan(request(policy), spans))}
+    for span in spans:
+        if span.verified_rows is not None and span.end_us <= limit:
+            assert live[span.start_us, span.end_us] == span.verified_rows
 
 
 @given(policies, live_records())

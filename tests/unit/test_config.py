@@ -294,6 +294,7 @@ def test_the_defaults_of_run_and_retry() -> None:
     run, retry = config.run, config.retry
     assert (run.workers, run.lease_s, run.max_attempts, run.max_crashes) == (1, 300.0, 5, 5)
     assert (run.backoff_s, run.backoff_max_s, run.crash_backoff_s) == (10.0, 600.0, 10.0)
+    assert (run.give_up_after, run.max_running) == ("30min", None)
     assert (retry.retries, retry.wait_s, retry.wait_max_s) == (3, 5.0, 60.0)
 
 
@@ -514,6 +515,20 @@ def test_every_problem_is_told_at_once() -> None:
         assert line in text
     assert len(found) == 18
     assert "hunter22" not in text
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("0s", 0), ("90s", 90), ("30min", 1800), ("3h", 10_800), ("1d", 86_400)])
+def test_how_long_a_run_waits_for_a_side(text: str, seconds: int) -> None:
+    """A duration of one length; a day is 24 hours of it."""
+    assert loaded(full(run={"give_up_after": text})).run.give_up_after_s == seconds
+
+
+@pytest.mark.parametrize("text", ["1mo", "30m", "soon", "-1s"])
+def test_how_long_a_run_waits_is_refused_where_it_is_no_duration(text: str) -> None:
+    """Months differ in length; anything else is none."""
+    assert [
+        each for each in problems(full(run={"give_up_after": text})) if "give_up_after: found" in each and text in each
+    ]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline_core import Counts
-from pipeline_core.decision import decide
+from pipeline_core.decision import decide, shrinks
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,29 @@ def test_decide(source: int, target: int, exit_dag: bool, begins: str) -> None:
     assert decision.exit_dag is exit_dag
     assert decision.reason.startswith(begins)
     assert decision.counts == Counts(source, target)
+
+
+@pytest.mark.parametrize(("source", "target"), [(5, 5), (5, 4), (0, 0), (0, 5)])
+def test_a_reload_goes_on_whatever_the_counts_say(source: int, target: int) -> None:
+    """Also where they agree."""
+    decision = decide(Counts(source, target), reload=True)
+    assert (decision.exit_dag, decision.reason) == (False, "Proceed with processing: reload requested")
+    assert decision.counts == Counts(source, target)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "verified_rows", "expected"),
+    [
+        (5, 9, None, False),
+        (0, 9, None, True),
+        (0, 0, None, False),
+        (5, 5, 5, False),
+        (4, 5, 5, True),
+        (4, 0, 5, True),
+        (6, 9, 5, False),
+        (0, 9, 0, False),
+    ],
+)
+def test_shrinks(source: int, target: int, verified_rows: int | None, expected: bool) -> None:
+    """Fewer than verified, or none over some where nothing was; 0 verified rows are evidence too."""
+    assert shrinks(source, target, verified_rows) is expected

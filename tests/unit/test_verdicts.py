@@ -43,3 +43,10 @@ def test_the_backoff_doubles_up_to_its_limit() -> None:
     waits = [verdict_on(TransientError("away"), claim(attempts), SETTINGS).wait_s for attempts in (0, 1)]
     assert 8 <= waits[0] <= 12
     assert 12 <= waits[1] <= 18
+
+
+@pytest.mark.parametrize("side_down", [True, False])
+def test_nobody_claims_the_window_before_the_side_said(side_down: bool) -> None:
+    """What it asked for in `retry_after` is waited, also by other hosts."""
+    error = TransientError("too many requests", retry_after=120.0, side_down=side_down)
+    assert verdict_on(error, claim(), SETTINGS).wait_s == 120

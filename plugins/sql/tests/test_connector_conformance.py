@@ -12,8 +12,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from attrs import evolve
 
 from pipeline_core import Can, Secret
+from pipeline_core.ledger import Given
 from pipeline_core.testing import ConnectorSuite
 from pipeline_sql import SqlSettings
 
@@ -53,6 +55,9 @@ class TestSqlOnSqlite(ConnectorSuite):
             connection.execute(self.index)
             values = (rows.column(name).to_pylist() for name in ("n", "text", "ratio"))
             connection.executemany(INSERT, zip(stamps, *values, strict=True))
+
+    def scoped(self, settings: SqlSettings, scope: Given) -> SqlSettings:
+        return evolve(settings, scope=scope)
 
     @contextmanager
     def broken(self, settings: SqlSettings) -> Iterator[None]:
@@ -118,6 +123,9 @@ class TestSqlOnPostgres(ConnectorSuite):
                 f"INSERT INTO {settings.table} (at, n, text, ratio) VALUES (%(at)s, %(n)s, %(text)s, %(ratio)s)",
                 rows.select(["at", "n", "text", "ratio"]).to_pylist(),
             )
+
+    def scoped(self, settings: SqlSettings, scope: Given) -> SqlSettings:
+        return evolve(settings, scope=scope)
 
     @contextmanager
     def broken(self, settings: SqlSettings) -> Iterator[None]:

@@ -10,7 +10,9 @@ import sqlalchemy as sa
 
 from pipeline_core import SideError
 from pipeline_sql.engines.default import Engine
+from pipeline_sql.side import Side
 from pipeline_sql.tables import Column
+from pipeline_sql.timestamps import TextTimestamps
 
 
 @pytest.fixture
@@ -55,8 +57,9 @@ def test_ranges_are_counted(engine: Engine) -> None:
     with engine.reading() as connection:
         table = engine.table(connection, None, "T x")
         assert table is not None
+        side = Side(table, table.columns[1], TextTimestamps("t", None), indexed=True)
         ranges = [("b", "d"), ("a", "b"), ("x", "z")]
-        assert engine.count_ranges(connection, table, table.columns[1], ranges, indexed=True) == [3, 1, 0]
+        assert engine.count_ranges(connection, side, ranges) == [3, 1, 0]
 
 
 def test_scratch_takes_rows(engine: Engine) -> None:

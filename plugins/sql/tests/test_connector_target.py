@@ -426,7 +426,7 @@ def test_a_publication_replaces_its_window_alone(filled: Any, load: MakeLoad, pu
 
 def test_each_publication_writes_its_head_row(filled: Any, load: MakeLoad, publish: Publish, tmp_path: Path) -> None:
     """The lock is a write: it leaves a trace, and without the row there is no lock and no publication."""
-    assert execute(tmp_path / "t.db", "SELECT * FROM pipeline_ledger_head") == [("t", 1)]
+    assert execute(tmp_path / "t.db", "SELECT * FROM pipeline_ledger_head") == [("t", "{}", 1)]
     execute(tmp_path / "t.db", "DELETE FROM pipeline_ledger_head")
     given = load(DAY, rows([1]), fence=11)
     filled.upload(given)
@@ -490,7 +490,7 @@ def test_rows_of_another_pipeline_are_not_replaced(filled: Any, load: MakeLoad, 
     """Two pipelines in one table over one span are refused."""
     given = load(DAY, rows([1]), fence=99, pipeline="weather")
     filled.upload(given)
-    with pytest.raises(PermanentError, match="give the two pipelines different tables"):
+    with pytest.raises(PermanentError, match="give the two pipelines different tables, or scopes"):
         publish(filled, given)
     assert filled.count(DAY) == 3
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -112,7 +113,7 @@ def only(store: SqlRecordStore, *status: Status) -> Record:
     return record
 
 
-DONE = Verdict(Status.DONE, "loaded 3 rows", Outcome.LOADED, {"rows": 3}, "a to b")
+DONE = Verdict(Status.DONE, "loaded 3 rows", Outcome.LOADED, {"rows": 3}, "a to b", 3)
 
 
 # --- the plugin -------------------------------------------------------------------------------------------------------
@@ -182,7 +183,7 @@ def test_additions_that_overlap_a_live_record_are_passed_over(store: SqlRecordSt
     store.apply(Change("p", add=[Addition(100, 200, 0), Addition(300, 400, 0)]))
     wanted = [(0, 50), (50, 101), (120, 130), (199, 210), (200, 300), (250, 450), (400, 500)]
     applied = store.apply(Change("p", add=[Addition(start, end, 0) for start, end in wanted]))
-    assert [(start, end) for start, end, _ in applied.add] == [(0, 50), (200, 300), (400, 500)]
+    assert [(start, end) for start, end, *_ in applied.add] == [(0, 50), (200, 300), (400, 500)]
     assert starts(store) == [0, 100, 200, 300, 400]
 
 
@@ -277,7 +278,7 @@ def test_a_hundred_thousand_records_and_back(store: SqlRecordStore, engine: Any)
     many = tuple(additions(100_000 if engine.name == "sqlite" else 20_000))  # a server answers each row anew
     assert store.apply(Change("p", add=many)).add == many
     assert starts(store) == [addition.start_us for addition in many]
-    gone = tuple(Removal(start, end, 0, "all") for start, end, _ in many[1:])
+    gone = tuple(Removal(start, end, 0, "all") for start, end, *_ in many[1:])
     assert store.apply(Change("p", gone)).remove == gone
     assert starts(store) == [0]
 
@@ -622,8 +623,8 @@ def test_spans_are_what_planning_needs(store: SqlRecordStore) -> None:
     store.settle(claim, DONE)
     store.apply(Change("p", [removal(store, 10)]))
     done, pending = store.spans("p")
-    assert done == (0, 10, Status.DONE, claim.fence, 0, "a to b", {})
-    assert pending == (20, 30, Status.PENDING, 0, 0, "", {})
+    assert done == (0, 10, Status.DONE, claim.fence, 0, "a to b", {}, Outcome.LOADED, 3, None)
+    assert pending == (20, 30, Status.PENDING, 0, 0, "", {}, None, None, None)
     assert isinstance(done.status, Status)
 
 
@@ -719,6 +720,55 @@ def test_the_migrations_make_the_tables_of_the_schema(store: SqlRecordStore, eng
     config = Config()
     config.set_main_option("script_location", "pipeline_sql:migrations")
     assert ScriptDirectory.from_config(config).get_current_head() == schema.HEAD
+
+
+def test_opening_says_what_it_did_to_the_tables(url: str) -> None:
+    """Made the first time, and left alone from then on."""
+    for done in ("made the tables, at version", "nothing to do: the tables are at version"):
+        with opened(open_engine(Secret(url), timeout_s=5)) as store:
+            assert store.upgrade() == f"{done} {schema.HEAD}"
+
+
+def test_opening_says_that_it_updated_the_tables(engine: Any) -> None:
+    """From which version to which."""
+    at_version(engine, "0001")
+    with opened(engine) as store:
+        assert store.upgrade() == f"updated the tables from 0001 to {schema.HEAD}"
+
+
+def at_version(engine: Any, version: str) -> None:
+    """The store's tables as an earlier release made them."""
+    config = Config()
+    config.set_main_option("script_location", "pipeline_sql:migrations")
+    engine.prepare_store()
+    with engine.migrating() as connection:
+        config.attributes.update(connection=connection, version_table=schema.VERSION_TABLE)
+        command.upgrade(config, version)
+
+
+def test_evidence_of_the_first_version_becomes_verified_rows(engine: Any) -> None:
+    """Rows of every kind survive the upgrade; what was verified of the done ones is read from their evidence."""
+    at_version(engine, "0001")
+    evidence = [
+        ("done", '{"before":{"source":9,"target":0},"after":{"source":8,"target":8}}'),
+        ("done", '{"before":{"source":7,"target":7}}'),
+        ("done", '{"before":null,"after":{"source":0,"target":0}}'),
+        ("done", "{}"),
+        ("done", "no JSON"),
+        ("quarantined", '{"before":{"source":7,"target":7}}'),
+    ]
+    names = "pipeline, start_us, end_us, live, status, reason, attempts, crashes, due_us, fence, identity, fields"
+    with engine.sa.begin() as connection:
+        for number, (status, text) in enumerate(evidence):
+            values = f"'p', {number * 10}, {number * 10 + 10}, 1, '{status}', 'r', 1, 2, 0, 5, 'a to b', '{{}}'"
+            names_and_values = f"({names}, updated_us, evidence) VALUES ({values}, 3, :evidence)"
+            insert = f"INSERT INTO pipeline_core_records {names_and_values}"
+            connection.execute(sa.text(insert), {"evidence": text})
+    with opened(engine) as store:
+        records = store.records("p")
+        assert [record.verified_rows for record in records] == [8, 7, 0, None, None, None]
+        assert [str(record.status) for record in records] == [status for status, _ in evidence]
+        assert {(r.identity, r.asked, r.attempts, r.crashes, r.fence) for r in records} == {("a to b", None, 1, 2, 5)}
 
 
 def test_the_store_lives_beside_another_user_of_alembic(engine: Any) -> None:

@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
-from pipeline_core import RecordStore
-from pipeline_core.testing import RecordStoreSuite
+from pipeline_core import RecordStore, Secret
+from pipeline_core.testing import BrokenPromiseError, RecordStoreSuite
+from pipeline_sql.settings import SqlStoreSettings
 from pipeline_sql.store import opened
+
+pytestmark = pytest.mark.timeout(1800)  # the longer profile takes 10,000 steps of each kind
 
 
 class TestSqlStoreOnSqlite(RecordStoreSuite):
@@ -38,6 +42,9 @@ class TestSqlStoreOnSqlite(RecordStoreSuite):
     def open_again(self, store: RecordStore) -> AbstractContextManager[RecordStore]:
         return self._opened(Path(self.engines[store].url.database))
 
+    def settings_of(self, store: RecordStore) -> SqlStoreSettings:
+        return SqlStoreSettings(Secret(self.engines[store].url.render_as_string(hide_password=False)))
+
     def set_clock(self, store: RecordStore, us: int) -> None:
         self.engines[store].clock_us = us
 
@@ -58,6 +65,7 @@ class OnAServer(RecordStoreSuite):
     __test__ = False
     server_fixture: str
     examples = 30
+    server_clock = True
 
     @pytest.fixture(autouse=True)
     def _server(self, request: pytest.FixtureRequest, clocked: Callable[[str], Any]) -> None:
@@ -80,6 +88,9 @@ class OnAServer(RecordStoreSuite):
     def open_again(self, store: RecordStore) -> AbstractContextManager[RecordStore]:
         return self._opened(self.engines[store].url.render_as_string(hide_password=False))
 
+    def settings_of(self, store: RecordStore) -> SqlStoreSettings:
+        return SqlStoreSettings(Secret(self.engines[store].url.render_as_string(hide_password=False)))
+
     def set_clock(self, store: RecordStore, us: int) -> None:
         self.engines[store].clock_us = us
 
@@ -92,6 +103,25 @@ class OnAServer(RecordStoreSuite):
                 yield store
             finally:
                 del self.engines[store]
+
+
+class Misjudged(TestSqlStoreOnSqlite):
+    """SQLite taken for a server: its clock is each worker's own."""
+
+    __test__ = False
+    server_clock = True
+
+    def _settings(self) -> settings:
+        # What is found first will do: it need not be made small.
+        return settings(super()._settings(), derandomize=True)
+
+
+def test_a_lease_by_the_workers_clock_is_noticed(clocked: Callable[[str], Any], tmp_path: Path) -> None:
+    """By processes whose clocks differ: one takes the window that another still holds."""
+    suite = Misjudged()
+    TestSqlStoreOnSqlite._files.__wrapped__(suite, clocked, tmp_path)
+    with pytest.raises(BrokenPromiseError):
+        suite.test_processes_behave_as_the_model()
 
 
 class TestSqlStoreOnPostgres(OnAServer):

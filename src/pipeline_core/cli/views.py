@@ -13,7 +13,7 @@ from rich.text import Text
 from pipeline_core.cli import picture
 from pipeline_core.plugins import Listed
 from pipeline_core.record import Change, Record
-from pipeline_core.reports import CheckReport, Finding, RunReport, StatusReport
+from pipeline_core.reports import AdoptionReport, CheckReport, Finding, RunReport, StatusReport
 from pipeline_core.secrets import redact
 from pipeline_core.window import Window, from_us
 
@@ -75,6 +75,15 @@ def check_view(report: CheckReport, zone: str) -> RenderableType:
         )
     tail = f"{report.reopened:,} reopened" if report.reopened else "`--reopen` makes them pending again"
     return Group(head, table, *_left_out(len(report.differences)), Text(tail))
+
+
+def adoption_view(report: AdoptionReport, zone: str) -> RenderableType:
+    """What was handed over, or that there was nothing."""
+    if not report.entries:
+        return Text(f"{report.pipeline}: pipeline {report.from_pipeline!r} has published nothing here to take over")
+    spans = [Text(f"  {window_name(window, zone)}") for window in report.windows]
+    head = Text(f"{report.pipeline}: took over {report.entries:,} published windows of {report.from_pipeline!r}:")
+    return Group(head, *spans[:_MOST_ROWS], *_left_out(len(spans)))
 
 
 def status_view(report: StatusReport, zone: str) -> RenderableType:

@@ -17,8 +17,8 @@ from attrs import field, frozen
 from pipeline_core.config.sections import Part
 from pipeline_core.contracts import Observer, RecordStore, Source, Stage, Target
 from pipeline_core.errors import ConfigError, TimeError
-from pipeline_core.timepolicy import TimePolicy
-from pipeline_core.window import to_us
+from pipeline_core.timepolicy import TimePolicy, ago_us, elapsed_s
+from pipeline_core.window import MIN_US, to_us
 from pipeline_core.zones import instant_of_naive, zone
 
 if TYPE_CHECKING:
@@ -40,13 +40,17 @@ def _above_zero(_: object, __: attrs.Attribute[Any], value: float) -> None:
         raise ValueError(f"found {value}, expected more than 0")
 
 
+def _is_duration(_: object, attribute: attrs.Attribute[Any], value: str) -> None:
+    elapsed_s(value, attribute.name)
+
+
 def _number(default: float, check: Any, text: str) -> Any:
     return field(default=default, validator=check, metadata={"help": text})
 
 
 @frozen
 class RunSettings:
-    """How a run works through its windows. Times are in seconds."""
+    """How a run works through its windows. Times are in seconds, where they are no text such as `30min`."""
 
     workers: int = _number(1, _at_least(1), "how many windows are worked on at once")
     lease_s: float = _number(300.0, _above_zero, "how long a claim holds without a sign of life")
@@ -56,6 +60,20 @@ class RunSettings:
     backoff_max_s: float = _number(600.0, _at_least(0), "the longest wait of a window")
     crash_backoff_s: float = _number(10.0, _at_least(0), "the wait after the second crash of a window; it doubles")
     batch_rows: int = _number(50_000, _at_least(1), "how many rows are extracted at a time")
+    max_running: int | None = field(
+        default=None,
+        validator=attrs.validators.optional(_at_least(1)),
+        metadata={"help": "how many windows of the pipeline are worked on at once, on all hosts together"},
+    )
+    give_up_after: str = field(
+        default="30min",
+        validator=_is_duration,
+        metadata={"help": "how long a run waits for a side or the store that is away, such as 30min; 0s: not at all"},
+    )
+
+    @property
+    def give_up_after_s(self) -> int:
+        return elapsed_s(self.give_up_after, "give_up_after")
 
 
 @frozen
@@ -92,6 +110,8 @@ class Config:
     check_fields: tuple[str, ...]
     run: RunSettings
     retry: RetrySettings
+    on_shrink: str
+    source_keeps: str | None
     warnings: tuple[str, ...]
     mapping: Mapping[str, Any] = field(repr=False)
     manager: PluginManager = field(repr=False)
@@ -100,6 +120,10 @@ class Config:
     def pipeline(self) -> str:
         """What records carry: the name, and the profile where there is one."""
         return self.name if self.profile is None else f"{self.name}@{self.profile}"
+
+    def sealed_us(self, now_us: int) -> int:
+        """The instant up to which windows are sealed at `now_us`, both microseconds UTC: see `source_keeps`."""
+        return MIN_US if self.source_keeps is None else ago_us(now_us, self.source_keeps, self.policy.timezone)
 
     def instant_us(self, when: str | date) -> int:
         """A time as a person gives it, in microseconds UTC; without an offset it is local to the policy's zone.

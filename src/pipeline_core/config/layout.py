@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import date, datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import attrs
 from attrs import field, frozen
 
 from pipeline_core.config import RetrySettings, RunSettings
 from pipeline_core.plugins import Kind
+from pipeline_core.timepolicy import ago_us
 
 #: The sections that a pipeline has exactly one of, and what each of them selects.
 SECTIONS: Final = {
@@ -30,6 +31,11 @@ NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 def _check_name(_: object, __: attrs.Attribute[Any], value: str | None) -> None:
     if value is not None and not NAME.fullmatch(value):
         raise ValueError(f"found {value!r}, expected letters, digits, '_', '.' and '-', the first a letter or digit")
+
+
+def _check_duration(_: object, __: attrs.Attribute[Any], value: str | None) -> None:
+    if value is not None:
+        ago_us(0, value, "UTC")
 
 
 def _help(text: str) -> dict[str, str]:
@@ -70,6 +76,15 @@ class Layout:
     )
     run: RunSettings = field(factory=RunSettings, metadata=_help("how windows are worked through"))
     retry: RetrySettings = field(factory=RetrySettings, metadata=_help("how a call is retried"))
+    on_shrink: Literal["quarantine", "replace"] = field(
+        default="quarantine",
+        metadata=_help("what becomes of a window whose source holds fewer rows than were verified"),
+    )
+    source_keeps: str | None = field(
+        default=None,
+        validator=_check_duration,
+        metadata=_help("how long the source keeps its rows, such as 30d: older windows that are done stay as they are"),
+    )
     secrets: Mapping[str, Mapping[str, Any]] = field(
         factory=dict, metadata=_help("the settings of secret resolvers, by prefix")
     )

@@ -143,6 +143,8 @@ class _Loading:
             check_fields=layout.check_fields,
             run=layout.run,
             retry=layout.retry,
+            on_shrink=layout.on_shrink,
+            source_keeps=layout.source_keeps,
             warnings=tuple(self.warnings),
             mapping=mapping,
             manager=self.manager,

@@ -20,7 +20,7 @@ from pipeline_core.window import Window
 
 def already_processed(parts: Parts, counts: Counts, reason: str) -> Verdict:
     """The verdict on a window that both sides hold in full before any work."""
-    return _verified(parts, Outcome.ALREADY_PROCESSED, reason, {"before": asdict(counts)})
+    return _verified(parts, Outcome.ALREADY_PROCESSED, reason, {"before": asdict(counts)}, counts.source)
 
 
 def audit(parts: Parts, claim: Claim, staged: Staged, before: Counts | None = None) -> Verdict:
@@ -51,20 +51,31 @@ def audit(parts: Parts, claim: Claim, staged: Staged, before: Counts | None = No
         "after": asdict(after),
         "fence": claim.fence,
     }
-    return _verified(parts, outcome, f"{outcome}: source and target both hold {staged.rows} rows", evidence)
+    reason = f"{outcome}: source and target both hold {staged.rows} rows"
+    return _verified(parts, outcome, reason, evidence, staged.rows)
 
 
 def clean_up(parts: Parts, claim: Claim, *, finished: bool) -> None:
     """Drops the window's scratch; its staged files too once it is finished (a retry starts from them)."""
-    parts.target.discard(claim)
-    if finished:
-        remove_staged(parts, claim)
+    try:
+        parts.target.discard(claim)
+    finally:  # a target that is away keeps no files here
+        if finished:
+            remove_staged(parts, claim)
     parts.report.tell("cleaned", claim.window)
 
 
-def recheck(parts: Parts, within: Window | None) -> tuple[int, list[tuple[Span, Counts]]]:
-    """Recounts the done windows that start `within`, in bulk: how many they are, and those whose counts differ."""
-    spans = [span for span in parts.store.spans(parts.pipeline) if span.status is Status.DONE]
+def recheck(parts: Parts, within: Window | None, now_us: int) -> tuple[int, list[tuple[Span, Counts]]]:
+    """Recounts the done windows that start `within`, in bulk: how many they are, and those whose counts differ.
+
+    Those that a person skipped are left out, and those that are sealed at `now_us` (microseconds UTC).
+    """
+    sealed_us = parts.config.sealed_us(now_us)
+    spans = [
+        span
+        for span in parts.store.spans(parts.pipeline)
+        if span.status is Status.DONE and span.outcome is not Outcome.SKIPPED and span.end_us > sealed_us
+    ]
     if within is not None:
         spans = [span for span in spans if within.start_us <= span.start_us < within.end_us]
     counts = count_many(parts, [Window.from_us(span.start_us, span.end_us) for span in spans])
@@ -79,13 +90,13 @@ def reopen(parts: Parts, spans: Sequence[Span]) -> int:
     """Makes done windows pending again, as records of their own; returns how many still stood as they were read."""
     reason = "reopened: a recheck found the counts apart"
     remove = [Removal(span.start_us, span.end_us, span.fence, reason) for span in spans]
-    add = [Addition(span.start_us, span.end_us, 0) for span in spans]
+    add = [Addition(span.start_us, span.end_us, 0, span.identity, span.verified_rows) for span in spans]
     fields = parts.config.default_record
     change = parts.store.apply(Change(parts.pipeline, remove, add, fields, "reopened"))
     parts.report.tell("reopened", windows=len(change.add))
     return len(change.add)
 
 
-def _verified(parts: Parts, outcome: Outcome, reason: str, evidence: dict[str, Any]) -> Verdict:
+def _verified(parts: Parts, outcome: Outcome, reason: str, evidence: dict[str, Any], rows: int) -> Verdict:
     sides = parts.identities()
-    return Verdict(Status.DONE, reason, outcome, {**evidence, **sides}, parts.identity())
+    return Verdict(Status.DONE, reason, outcome, {**evidence, **sides}, parts.identity(), rows)

@@ -18,10 +18,10 @@ T = TypeVar("T")
 CHUNK = 1_000  # windows a bulk count asks for at once: what the slowest known engine still answers in one request
 
 
-def check_counts(parts: Parts, window: Window) -> Decision:
-    """Counts both sides in the window and decides."""
+def check_counts(parts: Parts, window: Window, *, reload: bool = False) -> Decision:
+    """Counts both sides in the window and decides; `reload`: the rows are to move whatever the counts say."""
     with timed() as watch:
-        decision = decide(count_both(parts, window))
+        decision = decide(count_both(parts, window), reload=reload)
     parts.report.tell(
         "counted",
         window,
@@ -46,6 +46,12 @@ def count_source(parts: Parts, window: Window) -> int:
 def count_target(parts: Parts, window: Window) -> int:
     """The rows of one window at the target; retried while the fault can heal."""
     return parts.retried("count target", window, lambda: _sure("target", parts.target, [window])[0])
+
+
+def probe(parts: Parts) -> None:
+    """Asks both sides something cheap, once, and raises what keeps one of them from answering."""
+    moment = Window.from_us(0, 1)
+    _at_once(lambda: parts.source.count(moment), lambda: parts.target.count(moment))
 
 
 def excluded(parts: Parts) -> int:

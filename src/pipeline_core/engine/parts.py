@@ -11,6 +11,7 @@ from attrs import field, frozen
 from pipeline_core import retry
 from pipeline_core.config import Config
 from pipeline_core.contracts import RecordStore, Source, Stage, Target
+from pipeline_core.engine import identity
 from pipeline_core.errors import Interrupted, TransientError
 from pipeline_core.log import Reporter
 from pipeline_core.window import Window
@@ -48,11 +49,11 @@ class Parts:
     def source_identity(self) -> dict[str, str]:
         """The source, and what the configuration leaves out or renames of it: staged rows fit only the same again."""
         columns = {"exclude": sorted(self.config.exclude), "rename": dict(sorted(self.config.columns.items()))}
-        return {**self.source.identity, "columns": json.dumps(columns, sort_keys=True)}
+        return {**self.source.identity, identity.COLUMNS: json.dumps(columns, sort_keys=True)}
 
     def identity(self) -> str:
         """Both sides in one comparable text."""
-        return json.dumps(self.identities(), sort_keys=True)
+        return identity.text(self.source_identity(), self.target.identity)
 
     def retried(self, step: str, window: Window | None, function: Callable[[], T]) -> T:
         """Calls `function` until it does not fail in a way that can heal, as often as the configuration allows."""

@@ -13,9 +13,9 @@ from attrs import field, frozen
 
 from pipeline_core import coverage, zones
 from pipeline_core.errors import ConfigError
-from pipeline_core.record import Addition, Change, Removal, Span, Status
+from pipeline_core.record import Addition, Change, Outcome, Removal, Span, Status
 from pipeline_core.timepolicy import TimePolicy
-from pipeline_core.window import Window, from_us
+from pipeline_core.window import MIN_US, Window, from_us
 
 _KEPT = {Status.DONE, Status.RUNNING}
 
@@ -24,7 +24,8 @@ _KEPT = {Status.DONE, Status.RUNNING}
 class Request:
     """What planning needs to know. Times are microseconds UTC; `identity` names both sides as they are now.
 
-    `target_zone` is set where the target's timestamp column carries no zone.
+    `target_zone` is set where the target's timestamp column carries no zone. Done windows that end at `sealed_us` or
+    before stay done whatever the identity, since their source rows may be gone by now.
     """
 
     pipeline: str
@@ -34,6 +35,7 @@ class Request:
     begin_us: int | None = None
     end_us: int | None = None
     target_zone: str | None = None
+    sealed_us: int = MIN_US
     default_record: Mapping[str, Any] = field(factory=dict)
     check_fields: Sequence[str] = ()
 
@@ -42,6 +44,7 @@ def plan(request: Request, spans: Sequence[Span]) -> Change:
     """Which records to supersede and which to add, given the live ones in order of time.
 
     Wanted is the policy's cut of `[begin, end)` up to now, minus what is done or running, clipped where it meets that.
+    A window that was ever verified is not cut again, whatever became of it since, so that its evidence goes on to fit.
     Raises ConfigError where `default_record` lacks a check field (nothing could be rebuilt from it), where `begin` lies
     in the future, and where the target's column cannot tell two windows apart.
     """
@@ -54,8 +57,9 @@ def plan(request: Request, spans: Sequence[Span]) -> Change:
     begin_us, note = _begin(request, spans)
     _check_target_zone(request, begin_us)
     limit_us = _limit(request)
-    kept = [span for span in spans if span.status in _KEPT and not _outdated(request, span, begin_us, limit_us)]
-    wanted = _wanted(request.policy, kept, begin_us, limit_us)
+    kept, again = _sorted_out(request, spans, begin_us, limit_us)
+    whole = [(span.start_us, span.end_us) for span in again]
+    wanted = sorted([*_wanted(request.policy, [*kept, *again], begin_us, limit_us), *whole])
     missing, remove = _compare(request, spans, kept, wanted)
     add = _inherit(missing, remove, spans)
     notes = [*note, *_overlaps(kept)]
@@ -117,11 +121,25 @@ def _limit(request: Request) -> int:
     return request.policy.window_at_us(request.now_us).start_us
 
 
+def _sorted_out(request: Request, spans: Sequence[Span], begin_us: int, limit_us: int) -> tuple[list[Span], list[Span]]:
+    """What stays as it is, and what was verified but is to be done again, each over its own span."""
+    kept: list[Span] = []
+    again: list[Span] = []
+    for span in spans:
+        if span.status in _KEPT and not _outdated(request, span, begin_us, limit_us):
+            kept.append(span)
+        elif span.verified_rows is not None and begin_us <= span.start_us and span.end_us <= limit_us:
+            again.append(span)
+    return kept, again
+
+
 def _outdated(request: Request, span: Span, begin_us: int, limit_us: int) -> bool:
     """Done under another identity of a side: no longer coverage, to be counted again."""
     return (
         span.status is Status.DONE
         and span.identity != request.identity
+        and span.outcome is not Outcome.SKIPPED
+        and span.end_us > request.sealed_us
         and begin_us <= span.start_us
         and span.end_us <= limit_us
     )
@@ -177,7 +195,14 @@ def _reason(request: Request, span: Span, on_cut: bool) -> str:
 
 
 def _inherit(missing: Sequence[tuple[int, int]], remove: Sequence[Removal], spans: Sequence[Span]) -> list[Addition]:
-    """The windows to add, each with the most attempts of those records it replaces that used any."""
+    """The windows to add, each with the most attempts of those records it replaces that used any.
+
+    One of the very span of a record it replaces takes over its evidence, and what a person asked for.
+    """
+    gone = {(r.start_us, r.end_us) for r in remove}
+    same = {
+        (s.start_us, s.end_us): (s.identity, s.verified_rows, s.asked) for s in spans if (s.start_us, s.end_us) in gone
+    }
     used = {(span.start_us, span.end_us): span.attempts for span in spans if span.attempts}
     burdened = [(r.start_us, r.end_us, used[r.start_us, r.end_us]) for r in remove if (r.start_us, r.end_us) in used]
     add, first = [], 0
@@ -188,7 +213,7 @@ def _inherit(missing: Sequence[tuple[int, int]], remove: Sequence[Removal], span
         while at < len(burdened) and burdened[at][0] < end_us:
             attempts = max(attempts, burdened[at][2])
             at += 1
-        add.append(Addition(start_us, end_us, attempts))
+        add.append(Addition(start_us, end_us, attempts, *same.get((start_us, end_us), ())))
     return add
 
 

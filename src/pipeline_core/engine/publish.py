@@ -6,6 +6,7 @@ from logging import DEBUG
 
 from pipeline_core.contracts import Load
 from pipeline_core.engine.parts import Parts
+from pipeline_core.engine.shrinking import refuse_shrink
 from pipeline_core.errors import MismatchError, TransientError
 from pipeline_core.log import timed
 
@@ -31,6 +32,8 @@ def _transact(parts: Parts, load: Load) -> None:
     with parts.target.transaction() as transaction:
         transaction.guard(load)
         tell("guarded", window, level=DEBUG, fence=load.claim.fence)
+        # Again, on what is about to replace the rows: the source may have shrunk between the count and the extraction.
+        refuse_shrink(parts, load.claim, load.staged.rows, lambda: transaction.count(window))
         removed = transaction.delete(window)
         tell("deleted", window, level=DEBUG, rows=removed)
         transaction.insert(load)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from logging import WARNING
 
@@ -14,11 +14,12 @@ from attrs import evolve, field, frozen
 
 from pipeline_core.config import Config, RunSettings
 from pipeline_core.contracts import ClaimRequest, RecordStore
-from pipeline_core.engine import owner
+from pipeline_core.engine import counting, owner
 from pipeline_core.engine.auditing import clean_up
+from pipeline_core.engine.outage import GaveUpError, Outages
 from pipeline_core.engine.parts import Parts
 from pipeline_core.engine.window import run_window
-from pipeline_core.errors import ClaimLostError, Interrupted, SideError, TransientError
+from pipeline_core.errors import ClaimLostError, Interrupted, ShrinkError, SideError, TransientError
 from pipeline_core.log import timed
 from pipeline_core.record import Claim, Status, Verdict
 from pipeline_core.secrets import redact
@@ -73,26 +74,60 @@ class Turns:
                 self._left += 1
 
 
-def work(parts: Parts, order: Order, turns: Turns, stop: threading.Event) -> Tally:
+def work(
+    open_parts: Callable[[], AbstractContextManager[Parts]], order: Order, turns: Turns, outages: Outages
+) -> Tally:
     """Takes window after window until none is ready, leased to another worker, or soon to be ready again.
 
-    Raises SideError where a side refuses until a person acts; the window is pending again by then.
+    While a side is away nothing is claimed; then the parts are opened anew, since what was connected may be dead. What
+    is left when an outage is given up is told in `undone`. Raises SideError where a side refuses until a person acts;
+    the window is pending again by then.
     """
     tally = Tally()
-    dead = _dead_owners(parts)
-    while not stop.is_set() and turns.take():
-        request = claim_request(parts.config, parts.store, order, owner.this_process(), dead)
-        claims = parts.store.claim(request)
-        if not claims:
-            turns.give_back()
-            if not _wait(parts, request, stop):
-                break
-            dead = _dead_owners(parts)
-            continue
-        tally += attempt(parts, claims[0], stop)
-        if tally.undone:
-            stop.set()
+    try:
+        while outages.sides.admit():
+            try:
+                with open_parts() as parts:
+                    if outages.sides.trying:
+                        counting.probe(parts)
+                    for each in _attempts(parts, order, turns, outages):
+                        tally += each
+                        outages.sides.back()
+                if not outages.sides.keeps_waiting:
+                    break
+            except TransientError as error:
+                if isinstance(error, GaveUpError) or not error.side_down:
+                    raise
+                outages.sides.away(error)
+    except GaveUpError as error:
+        tally += Tally(undone=str(error))
+    except Interrupted:
+        pass  # who asked the run to stop knows why
+    finally:
+        outages.sides.leave()
     return tally
+
+
+def _attempts(parts: Parts, order: Order, turns: Turns, outages: Outages) -> Iterator[Tally]:
+    """One attempt after the other, at whichever window is the oldest then, for as long as no side is away."""
+    dead = outages.store.outlast(partial(_dead_owners, parts))
+    while not (outages.stop.is_set() or outages.sides.keeps_waiting) and turns.take():
+        claims = outages.store.outlast(partial(_claim, parts, order, dead))
+        if claims:
+            try:
+                yield attempt(parts, claims[0], outages)
+            except TransientError:
+                turns.give_back()
+                raise
+            continue
+        turns.give_back()
+        if not outages.store.outlast(partial(_wait, parts, order, dead, outages.stop)):
+            break
+        dead = outages.store.outlast(partial(_dead_owners, parts))
+
+
+def _claim(parts: Parts, order: Order, dead: frozenset[str]) -> Sequence[Claim]:
+    return parts.store.claim(claim_request(parts.config, parts.store, order, owner.this_process(), dead))
 
 
 def claim_request(
@@ -110,46 +145,57 @@ def claim_request(
         dead_owners=dead,
         max_crashes=settings.max_crashes,
         crash_backoff_s=settings.crash_backoff_s,
+        max_running=settings.max_running,
     )
 
 
-def attempt(parts: Parts, claim: Claim, stop: threading.Event) -> Tally:
-    """One attempt at one window, to its verdict. A claim lost on the way is no failure: another worker has it."""
+def attempt(parts: Parts, claim: Claim, outages: Outages) -> Tally:
+    """One attempt at one window, to its verdict. A claim lost on the way is no failure: another worker has it.
+
+    A fault of a whole side is raised once the window is pending again.
+    """
     window = claim.window
     parts.report.tell("claimed", window, fence=claim.fence, attempts=claim.record.attempts)
     with heartbeat(parts, claim) as lost:
-        mine = evolve(parts, stopping=lambda: stop.is_set() or lost.is_set())
+        mine = evolve(parts, stopping=lambda: outages.stop.is_set() or lost.is_set())
         with timed() as watch:
             verdict, error = _judged(mine, claim)
         if lost.is_set() or isinstance(error, ClaimLostError):
             return _told_lost(parts, claim, error)
         _clean_up(parts, claim, finished=verdict.status is not Status.PENDING)
         try:
-            parts.retried("settle", window, partial(parts.store.settle, claim, verdict))
+            outages.store.outlast(partial(parts.store.settle, claim, verdict))
         except ClaimLostError as late:
             return _told_lost(parts, claim, late)
     parts.report.tell(
         "settled", window, status=verdict.status, outcome=verdict.outcome, reason=verdict.reason, seconds=watch.seconds
     )
-    if isinstance(error, SideError):
+    if error is not None and _of_a_side(error):
         raise error
     rows = verdict.evidence.get("staged", {}).get("rows", 0)
-    undone = verdict.reason if isinstance(error, TransientError) and error.side_down else ""
-    return Tally(Counter([verdict.outcome or verdict.status]), rows, undone)
+    return Tally(Counter([verdict.outcome or verdict.status]), rows)
 
 
 def verdict_on(error: Exception, claim: Claim, settings: RunSettings) -> Verdict:
     """What a fault means for the window: try again, or leave it to a person."""
     reason = redact(f"{type(error).__name__}: {error}")
-    if isinstance(error, Interrupted | SideError) or (isinstance(error, TransientError) and error.side_down):
-        return Verdict(Status.PENDING, reason)
+    asked_s = error.retry_after or 0.0 if isinstance(error, TransientError) else 0.0
+    if isinstance(error, Interrupted) or _of_a_side(error):
+        return Verdict(Status.PENDING, reason, wait_s=asked_s)
     if not isinstance(error, TransientError):
-        return Verdict(Status.QUARANTINED, reason, attempt=True)
+        evidence = {"shrank": dict(error.counts)} if isinstance(error, ShrinkError) else {}
+        return Verdict(Status.QUARANTINED, reason, evidence=evidence, attempt=True)
     used = claim.record.attempts + 1
     if used >= settings.max_attempts:
         return Verdict(Status.QUARANTINED, f"{reason} (attempt {used} of {settings.max_attempts})", attempt=True)
     wait_s = min(settings.backoff_s * 2.0 ** (used - 1), settings.backoff_max_s)
-    return Verdict(Status.PENDING, reason, attempt=True, wait_s=wait_s * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+    wait_s = max(wait_s * random.uniform(0.8, 1.2), asked_s)  # noqa: S311 - jitter
+    return Verdict(Status.PENDING, reason, attempt=True, wait_s=wait_s)
+
+
+def _of_a_side(error: Exception) -> bool:
+    """Whether no other window would fare better."""
+    return isinstance(error, SideError) or (isinstance(error, TransientError) and error.side_down)
 
 
 def _judged(parts: Parts, claim: Claim) -> tuple[Verdict, Exception | None]:
@@ -177,9 +223,9 @@ def _dead_owners(parts: Parts) -> frozenset[str]:
     return owner.dead(record.owner for record in parts.store.records(parts.pipeline, Status.RUNNING))
 
 
-def _wait(parts: Parts, request: ClaimRequest, stop: threading.Event) -> bool:
+def _wait(parts: Parts, order: Order, dead: frozenset[str], stop: threading.Event) -> bool:
     """Sleeps until a window may be ready; False where none is left to wait for."""
-    at_us = parts.store.next_claim_us(request)
+    at_us = parts.store.next_claim_us(claim_request(parts.config, parts.store, order, dead=dead))
     if at_us is None:
         return False
     stop.wait(min(max((at_us - parts.store.now_us()) / 1e6, 0.01), _POLL_S))

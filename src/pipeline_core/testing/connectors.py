@@ -29,6 +29,7 @@ from pipeline_core.contracts import (
     Target,
 )
 from pipeline_core.errors import ClaimLostError, PipelineError, TransientError
+from pipeline_core.ledger import Adoption, Entry, Given
 from pipeline_core.record import Claim, Record
 from pipeline_core.testing.findings import expect, expect_error, report
 from pipeline_core.window import SECOND_US, Window
@@ -42,6 +43,7 @@ EMPTY = Window.from_us(START_US - 48 * HOUR_US, START_US - 47 * HOUR_US)
 #: One row at each, around the two bounds of NOON.
 EDGES = [bound + us for bound in (NOON.start_us, NOON.end_us) for us in (-1, 0, 1)]
 HOSTILE = ["", "O'Hare", '"', "a\\b", "100%", ":x ?", "-- ; DROP TABLE t", "line\nbreak\ttab", "漢字 🛫", "NULL"]
+HALVES = ["eu", "us"]
 WAIT_S = 30
 TRIES = 50
 
@@ -84,6 +86,10 @@ class ConnectorSuite(ABC):
     def leftovers(self, settings: Settings[Connector]) -> Sequence[str]:
         """What lies about in the side that no reader expects: scratch tables, open sessions, locks. None by default."""
         return ()
+
+    def scoped(self, settings: Settings[Connector], scope: Given) -> Settings[Connector]:
+        """The same side, limited to the rows whose columns hold these values."""
+        pytest.skip(f"{type(self).__name__} does not say how to limit its side to a scope (scoped)")
 
     # --- counting -----------------------------------------------------------------------------------------------------
 
@@ -567,6 +573,149 @@ class ConnectorSuite(ABC):
             for window, count in zip(windows, side.count_many(windows), strict=True):
                 expect("a window lands once", side, count, 2, window=window)
         self._nothing_left(settings)
+
+    # --- shared tables ------------------------------------------------------------------------------------------------
+
+    def test_a_scope_limits_what_is_counted_and_extracted(self) -> None:
+        """Text or number; a row whose column is NULL is in no scope, one without a timestamp in its own."""
+        settings = self._filled([None, None, *EDGES], HALVES)
+        with self._open(self.scoped(settings, {"text": "us"})) as side:
+            expect("count_many within the scope", side, list(side.count_many([NOON, EMPTY, DAY])), [1, 0, 2])
+            self._count(side, NOON, 1)
+            expect("excluded() within the scope", side, side.excluded(), 1)
+            if Can.EXTRACT in self.can:
+                found = self._extract(side, DAY).column("text").to_pylist()
+                expect("extract within the scope", side, found, ["us", "us"], window=DAY)
+        with self._open(self.scoped(settings, {"n": 6, "text": "eu"})) as side:
+            self._count(side, DAY, 1)
+
+    def test_a_publication_replaces_its_scope_alone(self) -> None:
+        """The rows of the window that are not in the scope stay, and are not counted inside the transaction."""
+        settings = self._filled(EDGES, HALVES)
+        load = self._load(NOON, [NOON.start_us + 7], texts=["us"])
+        with self._target(self.scoped(settings, {"text": "us"})) as side, self._open(settings) as whole:
+            side.upload(load)
+            with side.transaction() as verbs:
+                verbs.guard(load)
+                expect("delete within the scope", side, verbs.delete(NOON), 2, window=NOON)
+                verbs.insert(load)
+                expect("count within the scope, inside", side, verbs.count(NOON), 1, window=NOON)
+            self._count(side, DAY, 1)
+            self._count(whole, NOON, 2)
+            self._count(whole, DAY, 5)
+
+    def test_scopes_apart_share_a_span(self) -> None:
+        """Two pipelines publish one window, whatever their fences; each is fenced against its own late worker."""
+        settings = self._filled([])
+        eu, us = (self.scoped(settings, {"text": half}) for half in HALVES)
+        first = self._load(NOON, [NOON.start_us], texts=["eu"], fence=10)
+        second = self._load(NOON, [NOON.start_us, NOON.start_us + 1], texts=["us"], fence=5, pipeline="weather")
+        late = self._load(NOON, [], fence=4, pipeline="weather")
+        with self._target(eu) as side, self._target(us, "weather") as other:
+            for each, load in ((side, first), (other, second), (side, first)):
+                each.upload(load)
+                publish(each, load)
+                expect("published(): each scope on its own", each, each.published(load), True, window=NOON)
+            self._count(side, NOON, 1)
+            self._count(other, NOON, 2)
+            other.discard(second.claim)
+            other.upload(late)
+            promise = "guard: a lower fence is refused within its scope"
+            expect_error(promise, other, lambda: guarded(other, late), ClaimLostError, window=NOON)
+
+    def test_overlapping_scopes_are_refused_by_name(self) -> None:
+        """Where a row could be in both, one pipeline does not replace what another has published."""
+        settings = self._filled([])
+        mine = self._load(NOON, [NOON.start_us], texts=["us"], fence=10)
+        other = self._load(NOON, [], fence=99, pipeline="weather")
+        with self._target(self.scoped(settings, {"text": "us"})) as side:
+            side.upload(mine)
+            publish(side, mine)
+        overlapping: list[Given] = [{}, {"n": 0}, {"text": "us", "n": 1}]
+        for scope, count in zip(overlapping, (1, 1, 0), strict=True):
+            with self._target(self.scoped(settings, scope), "weather") as stranger:
+                stranger.upload(other)
+                promise = f"guard: {scope} overlaps another pipeline's scope"
+                error = expect_error(promise, stranger, partial(guarded, stranger, other), PipelineError, window=NOON)
+                expect("the refusal names the pipeline", stranger, PIPELINE in str(error), True, window=NOON)
+                self._count(stranger, NOON, count)
+
+    def test_a_staged_row_outside_the_scope_is_refused(self) -> None:
+        """Before anything is published, by column, with what was expected."""
+        settings = self._filled(EDGES, HALVES)
+        for texts in (HALVES, ["eu"]):
+            load = self._load(NOON, [NOON.start_us, NOON.start_us + 1], texts=texts)
+            with self._target(self.scoped(settings, {"text": "us"})) as side, self._open(settings) as whole:
+                promise = "upload: a row outside the scope is refused"
+                error = expect_error(promise, side, partial(side.upload, load), PipelineError, window=NOON)
+                named = ["text" in str(error), "us" in str(error)]
+                expect("the refusal names column and value", side, named, [True, True], window=NOON)
+                self._count(whole, DAY, 6)
+
+    def test_an_adoption_hands_the_ledger_over(self) -> None:
+        """Of the span asked for: there the adopter publishes, the other is refused, and fences are kept."""
+        settings = self._filled([])
+        after = Window.from_us(NOON.end_us, NOON.end_us + HOUR_US)
+        half = Window.from_us(NOON.start_us + HOUR_US // 2, NOON.end_us)
+        with self._target(settings) as old, self._target(settings, "weather") as new:
+            for window in (NOON, after):
+                load = self._load(window, [window.start_us, window.end_us - 1], fence=10)
+                old.upload(load)
+                publish(old, load)
+            promise = "adopt returns what was handed over"
+            strangers = new.adopt(Adoption("weather", "nobody"))
+            expect(promise, new, list(strangers), [], window=half)
+            found = new.adopt(Adoption("weather", PIPELINE, half))
+            entries = [Entry("weather", half.start_us, half.end_us, 10)]
+            expect(promise, new, list(found), entries, window=half)
+            self._count(new, DAY, 4)
+            self._refused(new, self._load(half, [], fence=9, pipeline="weather"), ClaimLostError, "keeps the fence")
+            self._refused(old, self._load(half, [], fence=99), PipelineError, "refuses who was there before")
+            rest = Window.from_us(NOON.start_us, half.start_us)
+            for window in (rest, after):
+                stranger = self._load(window, [], fence=99, pipeline="weather")
+                self._refused(new, stranger, PipelineError, "leaves what was not asked for")
+            for side, load in (
+                (new, self._load(half, [half.start_us], fence=11, pipeline="weather")),
+                (old, self._load(rest, [rest.start_us], fence=12)),
+            ):
+                side.upload(load)
+                publish(side, load)
+            self._count(new, DAY, 4)
+
+    def _refused(self, side: Target, load: Load, kind: type[Exception], what: str) -> None:
+        side.upload(load)
+        expect_error(f"adopt: {what}", side, partial(guarded, side, load), kind, window=load.window)
+        side.discard(load.claim)
+
+    def test_an_adoption_keeps_to_its_scope(self) -> None:
+        """Entries of another scope stay; of a wider one only what both have in common is taken."""
+        settings = self._filled([])
+        before = self._load(NOON, [NOON.start_us], texts=["us"], fence=10)
+        with self._target(settings) as whole, self._target(self.scoped(settings, {"text": "us"}), "weather") as half:
+            whole.upload(before)
+            publish(whole, before)
+            found = half.adopt(Adoption("weather", PIPELINE))
+            entries = [Entry("weather", NOON.start_us, NOON.end_us, 10, {"text": "us"})]
+            expect("adopt narrows a wider scope", half, list(found), entries, window=NOON)
+            self._refused(whole, self._load(NOON, [], fence=99), PipelineError, "refuses who was there before")
+            mine = self._load(NOON, [NOON.start_us, NOON.start_us + 1], texts=["us"], fence=11, pipeline="weather")
+            half.upload(mine)
+            expect("adopt lets the adopter publish", half, publish(half, mine), 2, window=NOON)
+        with self._target(self.scoped(settings, {"text": "eu"}), "tides") as other:
+            found = other.adopt(Adoption("tides", "weather"))
+            expect("adopt leaves a scope apart", other, list(found), [], window=NOON)
+
+    def test_identity_tells_scopes_apart(self) -> None:
+        """What was verified in one scope is not verified in another."""
+        settings = self._filled([])
+        scopes: list[Given] = [{}, {"text": "us"}, {"text": "eu"}, {"n": 1}]
+        found = []
+        for scope in scopes:
+            with self._open(self.scoped(settings, scope)) as side:
+                found.append(dict(side.identity))
+        same = [one for at, one in enumerate(found) if one in found[:at]]
+        expect("identity tells scopes apart", settings, same, [])
 
     # --- what the tests share -----------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from threading import Lock
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ from attrs import field, frozen
 
 from pipeline_core.contracts import Batches, Context, ExtractRequest, Load, Publication, Source, Target
 from pipeline_core.errors import PermanentError, SideError, TransientError
-from pipeline_core.ledger import Entry, enter
+from pipeline_core.ledger import Adoption, Entry, Scope, adopt, enter, scope_text
 from pipeline_core.record import Claim
 from pipeline_core.window import SECOND_US, Window
 
@@ -26,10 +26,20 @@ class Rows:
     instants: tuple[int | None, ...]
     table: pa.Table
 
-    def inside(self, window: Window) -> list[int]:
-        """Where the rows of the window are: `start <= t < end`."""
+    def inside(self, window: Window, scope: Scope) -> list[int]:
+        """Where the rows of the window are that the scope holds: `start <= t < end`."""
         start_us, end_us = window.start_us, window.end_us
-        return [at for at, us in enumerate(self.instants) if us is not None and start_us <= us < end_us]
+        within = self.within(scope)
+        return [at for at in within if (us := self.instants[at]) is not None and start_us <= us < end_us]
+
+    def within(self, scope: Scope) -> list[int]:
+        """Where the rows of the scope are, whenever they are."""
+        strange = sorted(scope.keys() - {*self.table.column_names})
+        if strange:
+            raise SideError(f"scope names no column of {self.table.column_names}: {strange}; correct the name")
+        places = range(len(self.instants))
+        columns = [(self.table.column(name).to_pylist(), value) for name, value in scope.items()]
+        return [at for at in places if all(values[at] == value for values, value in columns)]
 
     def take(self, places: list[int]) -> Rows:
         return Rows(tuple(self.instants[at] for at in places), self.table.take(pa.array(places, pa.int64())))
@@ -112,15 +122,19 @@ class MemoryTable:
 
 @frozen
 class MemorySettings:
-    """A table in memory, as source or target; `connector` is the class that is opened on it."""
+    """A table in memory, as source or target; `connector` is the class that is opened on it.
+
+    `scope` limits the side to the rows whose columns hold these values.
+    """
 
     table: MemoryTable
     connector: type[MemoryConnector] = field(factory=lambda: MemoryConnector)
+    scope: Scope = field(factory=dict)
 
     @contextmanager
     def open(self, context: Context, /) -> Iterator[MemoryConnector]:
         """The side; its scratch goes on the way out."""
-        with closing(self.connector(self.table)) as connector:
+        with closing(self.connector(self.table, self.scope)) as connector:
             yield connector
 
 
@@ -136,8 +150,9 @@ class Scratch:
 class MemoryPublication(Publication):
     """Works on a copy, which the commit puts in the table's place. Holds the table's lock from the guard on."""
 
-    def __init__(self, table: MemoryTable, scratch: Mapping[tuple[str, Window], Scratch]) -> None:
+    def __init__(self, table: MemoryTable, scope: Scope, scratch: Mapping[tuple[str, Window], Scratch]) -> None:
         self.table = table
+        self.scope = scope
         self.scratch = scratch
         self.locked = False
         self.rows: Rows | None = None
@@ -159,7 +174,7 @@ class MemoryPublication(Publication):
         """Refuses or enters the fence."""
         window = claim.window
         overlapping = [e for e in self.table.ledger if e.start_us < window.end_us and window.start_us < e.end_us]
-        change = enter(overlapping, claim, self.table.place)
+        change = enter(overlapping, claim, self.table.place, self.scope)
         self.ledger = (*(each for each in self.table.ledger if each not in change.remove), *change.add)
 
     def find(self, load: Load) -> Scratch:
@@ -170,7 +185,7 @@ class MemoryPublication(Publication):
         return scratch
 
     def delete(self, window: Window) -> int:
-        gone = self.guarded().inside(window)
+        gone = self.guarded().inside(window, self.scope)
         self.rows = self.guarded().without(gone)
         return len(gone)
 
@@ -178,7 +193,7 @@ class MemoryPublication(Publication):
         self.rows = self.guarded().plus(self.find(load).rows)
 
     def count(self, window: Window) -> int:
-        return len(self.guarded().inside(window))
+        return len(self.guarded().inside(window, self.scope))
 
     def guarded(self) -> Rows:
         """The rows of this transaction, once the guard has let it pass."""
@@ -203,8 +218,9 @@ class MemoryConnector(Source, Target):
 
     publication: ClassVar[type[MemoryPublication]] = MemoryPublication
 
-    def __init__(self, table: MemoryTable) -> None:
+    def __init__(self, table: MemoryTable, scope: Scope) -> None:
         self.table = table
+        self.scope = scope
         self.scratch: dict[tuple[str, Window], Scratch] = {}
         table.sessions += 1
 
@@ -216,17 +232,17 @@ class MemoryConnector(Source, Target):
 
     @property
     def identity(self) -> Mapping[str, str]:
-        return {"technology": "memory", "table": self.table.name}
+        return {"technology": "memory", "table": self.table.name, "scope": scope_text(self.scope)}
 
     # --- counting and extraction --------------------------------------------------------------------------------------
 
     def count(self, window: Window) -> int:
         rows = self.reach()
-        return 0 if rows is None else len(rows.inside(window))
+        return 0 if rows is None else len(rows.inside(window, self.scope))
 
     def excluded(self) -> int:
         rows = self.reach()
-        return 0 if rows is None else rows.instants.count(None)
+        return 0 if rows is None else sum(rows.instants[at] is None for at in rows.within(self.scope))
 
     def extract(self, request: ExtractRequest) -> Batches:
         rows = self.reach()
@@ -235,7 +251,11 @@ class MemoryConnector(Source, Target):
         unknown = sorted(request.exclude - set(rows.table.column_names))
         if unknown:
             raise SideError(f"{self.table.place}: no column {unknown} to exclude; it has {rows.table.column_names}")
-        found = rows.take(rows.inside(request.window)).table.drop_columns(sorted(request.exclude)).combine_chunks()
+        found = (
+            rows.take(rows.inside(request.window, self.scope))
+            .table.drop_columns(sorted(request.exclude))
+            .combine_chunks()
+        )
         yield from found.to_batches(request.batch_rows) or [pa.RecordBatch.from_pylist([], found.schema)]
 
     def reach(self) -> Rows | None:
@@ -253,8 +273,11 @@ class MemoryConnector(Source, Target):
         staged = pa.concat_tables(tables)
         renamed = staged.rename_columns([load.columns.get(name, name) for name in staged.column_names])
         rows = self.table.fitted(renamed)
-        if len(rows.inside(load.window)) != len(rows.instants):
-            raise PermanentError(f"{self.table.place}: found staged rows outside window {load.window}")
+        if len(rows.inside(load.window, self.scope)) != len(rows.instants):
+            raise PermanentError(
+                f"{self.table.place}: found staged rows outside window {load.window}, or outside the scope "
+                f"{scope_text(self.scope)}"
+            )
         if self.table.rows is None:
             self.table.rows = rows.take([])  # the table is made here: a publication makes none
         self.drop(load.claim)
@@ -263,7 +286,7 @@ class MemoryConnector(Source, Target):
 
     @contextmanager
     def transaction(self) -> Iterator[Publication]:
-        publication = self.publication(self.table, self.scratch)
+        publication = self.publication(self.table, self.scope, self.scratch)
         try:
             yield publication
             self.reach()
@@ -273,7 +296,17 @@ class MemoryConnector(Source, Target):
 
     def published(self, load: Load) -> bool:
         self.reach()
-        return _entry(load.claim) in self.table.ledger
+        claim = load.claim
+        window = claim.window
+        mine = Entry(claim.record.pipeline, window.start_us, window.end_us, claim.fence, self.scope)
+        return mine in self.table.ledger
+
+    def adopt(self, adoption: Adoption) -> Sequence[Entry]:
+        self.reach()
+        with self.table.lock:
+            change = adopt(self.table.ledger, adoption, self.scope)
+            self.table.ledger = (*(e for e in self.table.ledger if e not in change.remove), *change.add)
+        return [entry for entry in change.add if entry.pipeline == adoption.pipeline]
 
     def discard(self, claim: Claim) -> None:
         scratch = self.scratch.get((claim.record.pipeline, claim.window))
@@ -283,7 +316,3 @@ class MemoryConnector(Source, Target):
     def drop(self, claim: Claim) -> None:
         if self.scratch.pop((claim.record.pipeline, claim.window), None) is not None:
             self.table.scratch -= 1
-
-
-def _entry(claim: Claim) -> Entry:
-    return Entry(claim.record.pipeline, claim.window.start_us, claim.window.end_us, claim.fence)

@@ -6,6 +6,7 @@ import json
 import time
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from threading import RLock
 from typing import Any
 from uuid import uuid4
@@ -85,7 +86,11 @@ class MemoryRecordStore(RecordStore):
             for record in open_:
                 if record.status is Status.RUNNING:
                     due.append(now_us if record.owner in request.dead_owners else record.lease_until_us or 0)
-            return min(due, default=None)
+            if not due or request.max_running is None:
+                return min(due, default=None)
+            leases = self._leases(request.pipeline, now_us)
+            over = len(leases) - request.max_running
+            return min(due) if over < 0 else max(min(due), leases[over])
 
     # --- planning -----------------------------------------------------------------------------------------------------
 
@@ -96,7 +101,11 @@ class MemoryRecordStore(RecordStore):
         with self._lock:
             now_us = self.now_us()
             removed = [removal for removal in change.remove if self._supersede(removal, change, now_us)]
-            added = [addition for addition in sorted(change.add) if self._add(addition, change, fields, now_us)]
+            added = [
+                addition
+                for addition in sorted(change.add, key=itemgetter(0, 1))
+                if self._add(addition, change, fields, now_us)
+            ]
             if removed or added:
                 told = {"reason": change.reason, "superseded": len(removed), "added": len(added)}
                 self._log.append(Event(now_us, change.pipeline, None, "planned", told))
@@ -106,7 +115,7 @@ class MemoryRecordStore(RecordStore):
         record = self._live.get(change.pipeline, {}).get(removal.start_us)
         if record is None or not self._is_removable(record, removal):
             return False
-        again = Addition(removal.start_us, removal.end_us, record.attempts)
+        again = _addition(record)
         # Replaced already: the change would put the same in its place once more.
         if record.fence == 0 and again in change.add and record.fields == change.fields:
             return False
@@ -121,7 +130,7 @@ class MemoryRecordStore(RecordStore):
         return same and record.status is not Status.RUNNING
 
     def _add(self, addition: Addition, change: Change, fields: Mapping[str, Any], now_us: int) -> bool:
-        start_us, end_us, attempts = addition
+        start_us, end_us = addition.start_us, addition.end_us
         live = self._live.setdefault(change.pipeline, {})
         starts = self._starts.setdefault(change.pipeline, [])
         at = bisect_left(starts, start_us)
@@ -130,7 +139,15 @@ class MemoryRecordStore(RecordStore):
             return False
         window = Window.from_us(start_us, end_us)
         live[start_us] = Record(
-            change.pipeline, window, fields, reason=change.reason, attempts=attempts, updated_us=now_us
+            change.pipeline,
+            window,
+            fields,
+            reason=change.reason,
+            attempts=addition.attempts,
+            identity=addition.identity,
+            verified_rows=addition.verified_rows,
+            asked=addition.asked,
+            updated_us=now_us,
         )
         insort(starts, start_us)
         return True
@@ -144,7 +161,15 @@ class MemoryRecordStore(RecordStore):
                 if self._is_expired(record, request, now_us):
                     self._crash(record, request, now_us)
             ready = [record for record in self._records(request.pipeline) if self._is_ready(record, request, now_us)]
-            return [self._hold(record, request, now_us) for record in ready[: request.limit]]
+            limit = request.limit
+            if request.max_running is not None:
+                limit = min(limit, max(0, request.max_running - len(self._leases(request.pipeline, now_us))))
+            return [self._hold(record, request, now_us) for record in ready[:limit]]
+
+    def _leases(self, pipeline: str, now_us: int) -> list[int]:
+        """When the leases end that have not run out, in order of time."""
+        held = [record.lease_until_us for record in self._records(pipeline) if record.lease_until_us is not None]
+        return sorted(until_us for until_us in held if until_us > now_us)
 
     def _is_expired(self, record: Record, request: ClaimRequest, now_us: int) -> bool:
         if record.status is not Status.RUNNING or record.lease_until_us is None:
@@ -220,6 +245,7 @@ class MemoryRecordStore(RecordStore):
         with self._lock:
             record, now_us = self._running(claim), self.now_us()
             again = verdict.status is Status.PENDING
+            verified = verdict.verified_rows is not None
             return self._move(
                 record,
                 "settled",
@@ -233,7 +259,9 @@ class MemoryRecordStore(RecordStore):
                 claim_id=None if again else record.claim_id,
                 owner=None,
                 lease_until_us=None,
-                identity=verdict.identity,
+                identity=verdict.identity if verified else record.identity,
+                verified_rows=verdict.verified_rows if verified else record.verified_rows,
+                asked=None if verdict.status is Status.DONE else record.asked,
                 evidence=evidence,
             )
 
@@ -283,6 +311,14 @@ def _claim(record: Record) -> Claim:
     return Claim(record.claim_id, record, record.fence)
 
 
+def _addition(record: Record) -> Addition:
+    """What would add the record just as it is."""
+    window = record.window
+    return Addition(
+        window.start_us, window.end_us, record.attempts, record.identity, record.verified_rows, record.asked
+    )
+
+
 def _span(record: Record) -> Span:
     window = record.window
     return Span(
@@ -293,6 +329,9 @@ def _span(record: Record) -> Span:
         record.attempts,
         record.identity,
         record.fields,
+        record.outcome,
+        record.verified_rows,
+        record.asked,
     )
 
 

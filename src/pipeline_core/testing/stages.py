@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing
 from datetime import UTC, date, datetime, time
@@ -126,13 +126,26 @@ class StageSuite(ABC):
 
         for error in (ConnectionError("lost"), KeyboardInterrupt()):
             with self.open_stage() as stage:
-                with pytest.raises(type(error)):
-                    stage.write(request(), failing(error))
+                raised = raised_by(partial(stage.write, request(), failing(error)))
+                expect("a fault keeps its type", stage, raised, type(error), window=WINDOW)
                 expect("a failed write is not found", stage, list(stage.find("")), [], window=WINDOW)
                 staged = stage.write(request(), given([batch(7)]))
                 expect("a retry replaces what was left", stage, values(stage, staged), [7], window=WINDOW)
                 stage.remove(KEY)
                 expect("remove leaves nothing", stage, list(stage.keys("")), [], window=WINDOW)
+
+    def test_what_is_being_written_is_not_found(self) -> None:
+        """Until the last batch is written nobody finds anything: a writer that is killed leaves nothing that counts."""
+        with self.open_stage() as stage, self.open_again(stage) as other:
+            found: list[Staged] = []
+
+            def watched() -> Batches:
+                for number in range(3):
+                    yield batch(number)
+                    found.extend(other.find(""))
+
+            stage.write(request(), watched())
+            expect("what is being written is not found", stage, found, [], window=WINDOW)
 
     def test_writing_again_starts_afresh(self) -> None:
         """A retry under the same key leaves nothing of the first try."""
@@ -233,6 +246,15 @@ class StageSuite(ABC):
 
 
 # --- what the tests share ---------------------------------------------------------------------------------------------
+
+
+def raised_by(act: Callable[[], object]) -> type[BaseException] | None:
+    """What kind of error comes of it, an interrupt too."""
+    try:
+        act()
+    except BaseException as error:  # noqa: BLE001 - whatever a stage raises is what was asked for here
+        return type(error)
+    return None
 
 
 def request(key: str = KEY) -> StageRequest:

@@ -16,7 +16,7 @@ from pipeline_sql.prepared import Prepared
 from pipeline_sql.readiness import is_ready
 from pipeline_sql.schema import events, records
 
-# Taking fences never waits for another transaction to commit: docs/decisions/0008-fences-of-postgresql.md.
+# Taking fences never waits for another transaction to commit: docs/decisions/0014-fences-of-postgresql.md.
 TAKE_FENCES = "pipeline_core_take_fences"
 
 

@@ -44,6 +44,8 @@ records = sa.Table(
     sa.Column("claim_id", _name(64)),
     sa.Column("owner", _name(255)),
     sa.Column("identity", _TEXT, nullable=False),
+    sa.Column("verified_rows", sa.BigInteger),
+    sa.Column("asked", _name(32)),
     sa.Column("fields", _TEXT, nullable=False),
     sa.Column("evidence", _TEXT, nullable=False),
     sa.Column("updated_us", sa.BigInteger, nullable=False),

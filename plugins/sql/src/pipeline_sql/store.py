@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -14,6 +15,7 @@ from attrs import evolve
 
 from pipeline_core import (
     Addition,
+    Asked,
     Change,
     Claim,
     ClaimLostError,
@@ -72,6 +74,11 @@ _lapsed = records.c.due_us <= sa.bindparam("now_us")
 _RUNNING = sa.select(records).where(records.c.pipeline == sa.bindparam("pipeline"), is_running)
 _LAPSED = Prepared(_RUNNING.where(_lapsed).with_for_update(skip_locked=True))
 _LAPSED_OR_DEAD = _RUNNING.where(_lapsed | _of_owners).with_for_update(skip_locked=True)
+_LEASES = Prepared(
+    sa.select(records.c.due_us)
+    .where(records.c.pipeline == sa.bindparam("pipeline"), is_running, records.c.due_us > sa.bindparam("now_us"))
+    .order_by(records.c.due_us)
+)
 _DEAD = sa.select(records.c.id).where(of_request, is_running, _of_owners).limit(1)
 
 
@@ -97,8 +104,7 @@ def opened(engine: Engine) -> Iterator[SqlRecordStore]:
     """The store in the engine's database, its tables made or updated; closes every connection on the way out."""
     engine.prepare_store()
     try:
-        migrate(engine)
-        yield SqlRecordStore(engine)
+        yield SqlRecordStore(engine, migrate(engine))
     finally:
         engine.dispose()
 
@@ -106,8 +112,12 @@ def opened(engine: Engine) -> Iterator[SqlRecordStore]:
 class SqlRecordStore(RecordStore):
     """Records in a SQL database. Threads share one object, and processes one database."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, migrated: str) -> None:
         self._engine = engine
+        self._migrated = migrated
+
+    def upgrade(self) -> str:
+        return self._migrated
 
     def now_us(self) -> int:
         with self._engine.reading() as connection:
@@ -115,13 +125,26 @@ class SqlRecordStore(RecordStore):
 
     def spans(self, pipeline: str) -> Sequence[Span]:
         status_of = {str(status): status for status in Status}
+        outcome_of = {None: None} | {str(outcome): outcome for outcome in Outcome}
+        asked_of = {None: None} | {str(asked): asked for asked in Asked}
         parse = lru_cache(maxsize=None)(_fields)
         same: dict[str, str] = {}  # a million rows share a few identities: one object each, not one a row
         with self._engine.reading() as connection:
             rows = connection.execute(_SPANS, {"pipeline": pipeline})
             return [
-                Span(start, end, status_of[status], fence, attempts, same.setdefault(identity, identity), parse(text))
-                for start, end, status, fence, attempts, identity, text in rows
+                Span(
+                    start,
+                    end,
+                    status_of[status],
+                    fence,
+                    attempts,
+                    same.setdefault(identity, identity),
+                    parse(text),
+                    outcome_of[outcome],
+                    verified_rows,
+                    asked_of[asked],
+                )
+                for start, end, status, fence, attempts, identity, text, outcome, verified_rows, asked in rows
             ]
 
     def records(
@@ -156,8 +179,12 @@ class SqlRecordStore(RecordStore):
             bounds = _bounds(request)
             if request.dead_owners and connection.execute(_DEAD, {**bounds, "owners": [*request.dead_owners]}).first():
                 return self._engine.now_us(connection)
-            due = [due_us for due_us in connection.execute(_DUE, bounds).one() if due_us is not None]
-            return min(due, default=None)
+            due: list[int] = [due_us for due_us in connection.execute(_DUE, bounds).one() if due_us is not None]
+            if not due or request.max_running is None:
+                return min(due, default=None)
+            leases = _leases(connection, request.pipeline, self._engine.now_us(connection))
+            over = len(leases) - request.max_running
+            return min(due) if over < 0 else max(min(due), leases[over])
 
     def apply(self, change: Change) -> Change:
         with self._engine.writing() as connection:
@@ -170,13 +197,20 @@ class SqlRecordStore(RecordStore):
         return evolve(change, remove=tuple(removed), add=tuple(added))
 
     def claim(self, request: ClaimRequest) -> Sequence[Claim]:
-        if not request.dead_owners and (rows := self._engine.claim_at_once(_wanted(request))):
+        plain = not request.dead_owners and request.max_running is None
+        if plain and (rows := self._engine.claim_at_once(_wanted(request))):
             return [_claim(row) for row in rows]
         with self._engine.writing() as connection:
+            if request.max_running is not None:
+                self._engine.lock_plan(connection, request.pipeline)  # two would count the same, and both claim
             now_us = self._engine.now_us(connection)
             _expire(connection, request, now_us)
             _end_backoffs(connection, request, now_us)
-            ready = _OLDEST_READY.rows(connection, {**_bounds(request), "limit": request.limit})
+            limit = request.limit
+            if request.max_running is not None:
+                running = len(_leases(connection, request.pipeline, now_us))
+                limit = min(limit, max(0, request.max_running - running))
+            ready = _OLDEST_READY.rows(connection, {**_bounds(request), "limit": limit})
             if not ready:
                 return []
             first = self._engine.take_fences(connection, now_us, len(ready))
@@ -258,6 +292,12 @@ def _hold(
     return [_claim(row) for row in _move(connection, "claimed", moves, now_us)]
 
 
+def _leases(connection: sa.Connection, pipeline: str, now_us: int) -> list[int]:
+    """When the leases of the pipeline end that have not run out, in order of time."""
+    rows = _LEASES.rows(connection, {"pipeline": pipeline, "now_us": now_us})
+    return [row["due_us"] for row in rows]
+
+
 def _expire(connection: sa.Connection, request: ClaimRequest, now_us: int) -> None:
     """Takes back the leases that ran out, and those of dead owners: each is one crash of its window."""
     values: dict[str, Any] = {"pipeline": request.pipeline, "now_us": now_us}
@@ -297,6 +337,7 @@ def _settlement(row: Row, verdict: Verdict, now_us: int) -> _Move:
     again = verdict.status is Status.PENDING
     reason = _storable(verdict.reason)
     attempts = row["attempts"] + verdict.attempt
+    verified = verdict.verified_rows is not None
     values = {
         "status": verdict.status,
         "outcome": verdict.outcome,
@@ -306,7 +347,9 @@ def _settlement(row: Row, verdict: Verdict, now_us: int) -> _Move:
         "due_us": now_us + _us(verdict.wait_s) if again and verdict.wait_s > 0 else 0,
         "claim_id": None if again else row["claim_id"],
         "owner": None,
-        "identity": _storable(verdict.identity),
+        "identity": _storable(verdict.identity) if verified else row["identity"],
+        "verified_rows": verdict.verified_rows if verified else row["verified_rows"],
+        "asked": None if verdict.status is Status.DONE else row["asked"],
         "evidence": _json(verdict.evidence, f"window {_window(row)}: the evidence"),
     }
     told = {
@@ -386,7 +429,7 @@ def _is_wanted(row: Row, wanted: set[Addition], text: str) -> bool:
         row["status"] == Status.PENDING
         and row["fence"] == 0
         and row["fields"] == text
-        and Addition(row["start_us"], row["end_us"], row["attempts"]) in wanted
+        and Addition(*(row[name] for name in Addition._fields)) in wanted
     )
 
 
@@ -394,7 +437,7 @@ def _add(connection: sa.Connection, change: Change, now_us: int) -> list[Additio
     """Adds pending records where no live one is in the way."""
     if not change.add:
         return []
-    added = _free(sorted(change.add), _in_the_way(connection, change))
+    added = _free(sorted(change.add, key=itemgetter(0, 1)), _in_the_way(connection, change))
     if added:
         same = {
             "pipeline": change.pipeline,
@@ -404,7 +447,6 @@ def _add(connection: sa.Connection, change: Change, now_us: int) -> list[Additio
             "crashes": 0,
             "due_us": 0,
             "fence": 0,
-            "identity": "",
             "fields": _json(change.fields, "fields"),
             "evidence": "{}",
             "updated_us": now_us,
@@ -500,6 +542,8 @@ def _record(row: Row) -> Record:
         owner=row["owner"],
         lease_until_us=row["due_us"] if status is Status.RUNNING else None,
         identity=row["identity"],
+        verified_rows=row["verified_rows"],
+        asked=None if row["asked"] is None else Asked(row["asked"]),
         evidence=_evidence(row["evidence"]),
         updated_us=row["updated_us"],
     )

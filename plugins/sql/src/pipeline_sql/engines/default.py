@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -18,7 +19,11 @@ from pipeline_sql.tables import Column, Range, Rows, Table, named, named_column
 
 if TYPE_CHECKING:  # the record store needs no Arrow
     from pipeline_sql.loading import Loading
+    from pipeline_sql.side import Side
     from pipeline_sql.types import Types
+
+_STANDSTILL_S = 60.0
+_UNTYPED = sa.types.NullType()
 
 
 _TAKE_FENCES = Prepared(
@@ -38,6 +43,8 @@ class Engine:
     """One database, and the ways of it that differ between engines."""
 
     name = "default"
+    #: How long a worker may be silent before another takes its window, in seconds; None where nobody claims.
+    lease_s: float | None = None
 
     def __init__(self, url: sa.URL, *, timeout_s: float) -> None:
         if url.password:
@@ -95,7 +102,10 @@ class Engine:
         return []
 
     def lock_plan(self, connection: sa.Connection, pipeline: str) -> None:
-        """Lets one transaction at a time plan a pipeline. Nothing to do where there is one writer at a time anyway."""
+        """Lets one transaction at a time plan a pipeline, or count what runs of it before it claims.
+
+        Nothing to do where there is one writer at a time anyway.
+        """
 
     @contextmanager
     def translated(self) -> Iterator[None]:
@@ -153,6 +163,14 @@ class Engine:
         with self.translated(), connection.begin():
             yield
 
+    @property
+    def standstill_s(self) -> float:
+        """How long a publication may do nothing, in seconds: a worker that stands still in it holds the ledger's lock.
+
+        A lease is renewed at each third, so that the last one outlasts half of it.
+        """
+        return _STANDSTILL_S if self.lease_s is None else min(_STANDSTILL_S, self.lease_s / 2)
+
     def lost(self, connection: sa.Connection) -> bool:
         """Whether a connection, and its temporary tables with it, is gone for good."""
         return connection.invalidated or connection.closed
@@ -206,13 +224,15 @@ class Engine:
         keys += [index["column_names"] for index in inspector.get_indexes(table.name, table.schema)]
         return any(key[0] == column.name for key in keys if key)
 
-    def count_ranges(
-        self, connection: sa.Connection, table: Table, column: Column, ranges: Sequence[Range], *, indexed: bool
-    ) -> list[int]:
-        """The rows in each range `low <= value < high` of the column, in the order given."""
-        del indexed
-        value = named_column(column.name)
-        count = sa.select(sa.func.count()).select_from(table.clause())
+    def equals(self, column: str, value: object) -> sa.ColumnElement[bool]:
+        """That a column holds exactly a value of the configuration, whatever the column's collation takes for equal."""
+        # Without a type, a driver sends text that fits any column: an enumeration, a UUID, a date.
+        return named_column(column) == sa.literal(value.isoformat() if isinstance(value, date) else value, _UNTYPED)
+
+    def count_ranges(self, connection: sa.Connection, side: Side, ranges: Sequence[Range]) -> list[int]:
+        """The side's rows in each range `low <= value < high` of its timestamp column, in the order given."""
+        value = named_column(side.timestamp.name)
+        count = sa.select(sa.func.count()).select_from(side.table.clause()).where(side.rows)
         return [int(connection.execute(count.where(value >= low, value < high)).scalar_one()) for low, high in ranges]
 
     @contextmanager

@@ -21,6 +21,7 @@ from pipeline_sql.tables import Column, Range, Rows, Table, named_column
 if TYPE_CHECKING:  # the record store needs no Arrow
     from pipeline_sql.loading import Loading
     from pipeline_sql.postgresql_types import PostgresTypes
+    from pipeline_sql.side import Side
 
 _CONNECT_TIMEOUT_S = 10
 # The store's statements all have an index to walk, and keep one plan: it must serve when the table has grown, too.
@@ -67,7 +68,6 @@ _REFUSED = {
     "invalid connection option": "correct the url",
 }
 
-_STANDSTILL_S = 60  # a publication may do nothing for so long; well below any lease that is of use
 _COPIED_ROWS = 50_000  # encoded at a time
 
 _RELATION = """
@@ -225,8 +225,8 @@ class PostgresEngine(Engine):
         with super().transaction(connection, writing=writing):
             if writing:
                 # A worker that stands still while it holds the ledger's lock is cut off before its lease ends.
-                limit = f"SET LOCAL idle_in_transaction_session_timeout = {_STANDSTILL_S * 1000}"
-                connection.exec_driver_sql(limit)
+                milliseconds = max(1, round(self.standstill_s * 1000))
+                connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = {milliseconds}")
             yield
 
     def lost(self, connection: sa.Connection) -> bool:
@@ -262,36 +262,34 @@ class PostgresEngine(Engine):
         asked = {"schema": table.schema, "table": table.name, "column": column.name}
         return connection.execute(sa.text(_INDEXED), asked).first() is not None
 
-    def count_ranges(
-        self, connection: sa.Connection, table: Table, column: Column, ranges: Sequence[Range], *, indexed: bool
-    ) -> list[int]:
+    def count_ranges(self, connection: sa.Connection, side: Side, ranges: Sequence[Range]) -> list[int]:
         if len(ranges) <= 1:
-            return super().count_ranges(connection, table, column, ranges, indexed=indexed)
+            return super().count_ranges(connection, side, ranges)
         kind = sa.ARRAY(sa.BigInteger() if isinstance(ranges[0][0], int) else _moment(ranges[0][0]))
-        if indexed:
+        if side.indexed:
             lows, highs = (sa.literal(list(ends), kind) for ends in zip(*ranges, strict=True))
-            return self._count_each(connection, table, column, lows, highs)
+            return self._count_each(connection, side, lows, highs)
         cuts = sorted({end for each in ranges for end in each})
-        below = self._count_below(connection, table, column, cuts, kind)
+        below = self._count_below(connection, side, cuts, kind)
         return [below[high] - below[low] for low, high in ranges]
 
-    def _count_each(self, connection: sa.Connection, table: Table, column: Column, lows: Any, highs: Any) -> list[int]:
+    def _count_each(self, connection: sa.Connection, side: Side, lows: Any, highs: Any) -> list[int]:
         """Range by range, each a walk of the index, in one statement."""
         asked = sa.func.unnest(lows, highs).table_valued("low", "high", with_ordinality="place", name="asked")
         asked = asked.render_derived()
-        value = named_column(column.name)
-        rows = sa.select(sa.func.count()).select_from(table.clause())
+        value = named_column(side.timestamp.name)
+        rows = sa.select(sa.func.count()).select_from(side.table.clause()).where(side.rows)
         count = rows.where(value >= asked.c.low, value < asked.c.high).correlate(asked).scalar_subquery()
         found = connection.execute(sa.select(count).select_from(asked).order_by(asked.c.place))
         return [int(number) for number in found.scalars()]
 
     def _count_below(
-        self, connection: sa.Connection, table: Table, column: Column, cuts: list[Any], kind: sa.ARRAY[Any]
+        self, connection: sa.Connection, side: Side, cuts: list[Any], kind: sa.ARRAY[Any]
     ) -> dict[Any, int]:
         """The rows between the first cut and each one, from one reading of the whole table."""
-        value = named_column(column.name)
+        value = named_column(side.timestamp.name)
         bucket = sa.func.width_bucket(value, sa.literal(cuts, kind)).label("bucket")
-        rows = sa.select(bucket, sa.func.count()).select_from(table.clause())
+        rows = sa.select(bucket, sa.func.count()).select_from(side.table.clause()).where(side.rows)
         found = connection.execute(rows.where(value >= cuts[0], value < cuts[-1]).group_by(sa.text("1")))
         counts = {int(place): int(number) for place, number in found}
         return dict(zip(cuts, accumulate((counts.get(n, 0) for n in range(1, len(cuts))), initial=0), strict=True))
@@ -302,9 +300,12 @@ class PostgresEngine(Engine):
         compiled = query.compile(connection)
         driver: Any = connection.connection.driver_connection
         try:
-            with driver.cursor(name="pipeline_extract") as cursor:
+            cursor = driver.cursor(name="pipeline_extract")
+            try:
                 cursor.execute(str(compiled), compiled.params)
                 yield cursor.fetchmany
+            finally:
+                self._close(cursor)
         except self.sa.dialect.loaded_dbapi.DataError as error:
             if error.sqlstate is not None:
                 raise
@@ -312,6 +313,13 @@ class PostgresEngine(Engine):
                 f"{self.place}: found a date or time that cannot be kept, such as infinity, 24:00 or one before the "
                 "year 1; correct the row, or exclude the column"
             ) from None
+
+    def _close(self, cursor: Any) -> None:
+        try:
+            cursor.close()
+        except self.sa.dialect.loaded_dbapi.Error:
+            cursor.close()  # what the lost connection kept the first call from: letting go of it here
+            raise
 
     def fill(
         self,

@@ -26,6 +26,7 @@ from pipeline_sql.engines.default import Engine
 from pipeline_sql.tables import Column, Range, Rows, Table, named, named_column
 
 if TYPE_CHECKING:
+    from pipeline_sql.side import Side
     from pipeline_sql.types import Types
 
 # What SQLite's own result codes mean to the core, by the first part of their name, and what a person should do.
@@ -260,27 +261,34 @@ class SqliteEngine(Engine):
         plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled} /* {version} */").all()
         return all(not step.detail.startswith("SCAN") for step in plan)
 
-    def count_ranges(
-        self, connection: sa.Connection, table: Table, column: Column, ranges: Sequence[Range], *, indexed: bool
-    ) -> list[int]:
+    def equals(self, column: str, value: object) -> sa.ColumnElement[bool]:
+        # A column may be declared COLLATE NOCASE.
+        if isinstance(value, str):
+            return named_column(column).collate("BINARY") == value
+        return super().equals(column, value)
+
+    def count_ranges(self, connection: sa.Connection, side: Side, ranges: Sequence[Range]) -> list[int]:
         if not ranges:
             return []
-        if indexed:
+        if side.indexed:
             # Written out, for SQLAlchemy takes longer to build such a query than SQLite to answer it.
             preparer = connection.dialect.identifier_preparer
-            counted, at = preparer.format_table(table.clause()), preparer.quote_identifier(column.name)
+            counted = preparer.format_table(side.table.clause())
+            at = preparer.quote_identifier(side.timestamp.name)
+            rows = side.rows.compile(dialect=connection.dialect)
+            values = [rows.params[name] for name in rows.positiontup or ()]
             low, high = (f"json_extract(pipeline_range.value, '$[{end}]')" for end in (0, 1))
             query = (
-                f"SELECT (SELECT count(*) FROM {counted} WHERE {at} >= {low} AND {at} < {high}) "  # noqa: S608 - quoted
+                f"SELECT (SELECT count(*) FROM {counted} WHERE {at} >= {low} AND {at} < {high} AND {rows}) "  # noqa: S608 - quoted
                 "FROM json_each(?) AS pipeline_range ORDER BY pipeline_range.key"
             )
-            return list(connection.exec_driver_sql(query, (json.dumps(ranges),)).scalars())
+            return list(connection.exec_driver_sql(query, (*values, json.dumps(ranges))).scalars())
         # One pass over the table, and no sorting of its rows, as GROUP BY would.
         cuts = sorted({cut for both in ranges for cut in both})
         driver: Any = connection.connection.driver_connection
         driver.create_aggregate("pipeline_tally", 1, partial(_Tally, cuts))
-        value = named_column(column.name)
-        tally = sa.select(sa.func.pipeline_tally(value)).select_from(table.clause())
+        value = named_column(side.timestamp.name)
+        tally = sa.select(sa.func.pipeline_tally(value)).select_from(side.table.clause()).where(side.rows)
         text = connection.execute(tally.where(value >= cuts[0], value < cuts[-1])).scalar_one()
         counts = [0] * (len(cuts) - 1) if text is None else json.loads(text)  # None: the function met no row
         before = dict(zip(cuts, accumulate(counts, initial=0), strict=True))

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0003"
-down_revision = "0001"
+down_revision = "0002"
 
 # The lock makes one step of reading and setting. A sequence is never rolled back, a lock always is: so the inner block
 # always fails, and lets go of the lock here instead of at the end of the claim's transaction.

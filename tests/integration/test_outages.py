@@ -1,0 +1,156 @@
+"""Servers that go away under eight workers and come back: every window ends done, and none is to blame."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from pipeline_core import Event, Pipeline, TransientError
+from worlds import WORLDS, World
+
+NOW = "2013-03-10T12:00"
+WINDOWS = 22
+AT_MOST = 7  # claims after the first failure: what each other worker was about to do
+SETTINGS: dict[str, Any] = {
+    "granularity": "30min",
+    "retry": {"retries": 1, "wait_s": 0.01, "wait_max_s": 0.1},
+    "run": {"workers": 8, "batch_rows": 10, "backoff_s": 0.01, "max_attempts": 1},
+}
+
+with_a_server = pytest.mark.parametrize("any_world", [n for n, kind in WORLDS.items() if kind.server], indirect=True)
+
+
+class Outage:
+    """An observer that stops the server once `stop_at` was told so often, and starts it after so many failed tries."""
+
+    def __init__(self, served: World, stop_at: str, nth: int = 3, tries: int = 8) -> None:
+        self.served, self.stop_at, self.nth, self.tries = served, stop_at, nth, tries
+        self.stopped = False
+        self.lock = threading.Lock()
+        self.told: list[Event] = []
+
+    def notify(self, event: Event) -> None:
+        with self.lock:
+            self.told.append(event)
+            if event.step == self.stop_at and self.count(self.stop_at) == self.nth:
+                self.stop()
+            if event.step == "away" and self.count("away") == self.tries:
+                self.start()
+
+    def stop(self) -> None:
+        self.served.kill_server()
+        self.stopped = True
+
+    def start(self) -> None:
+        self.served.start_server()
+        self.stopped = False
+
+    def count(self, step: str) -> int:
+        return sum(event.step == step for event in self.told)
+
+    def claims_meanwhile(self) -> int:
+        """How many windows were claimed between the first failed try and the last."""
+        tries = [at for at, event in enumerate(self.told) if event.step == "away"]
+        return sum(event.step == "claimed" for event in self.told[tries[0] : tries[-1]])
+
+
+def run(world: World, outage: Outage, **changes: Any) -> tuple[dict[str, Any], list[Any]]:
+    """A whole run through the outage: its report, and the records after."""
+    with world.pipeline(**SETTINGS | changes) as pipeline, Pipeline(pipeline.config, observers=[outage]) as watched:
+        try:
+            report = watched.run(now=NOW).as_mapping()
+        finally:
+            if outage.stopped:
+                outage.start()
+        return report, list(watched.store.records("events"))
+
+
+def assert_nothing_happened(report: dict[str, Any], records: list[Any]) -> None:
+    """The outage shows nowhere but in the log: all done, no attempt used, none quarantined, nothing undone."""
+    assert [str(record.status) for record in records] == ["done"] * WINDOWS
+    assert {record.attempts for record in records} == {0}
+    assert (report["quarantined"], report["undone"], report["exit_code"]) == (0, "", 0)
+
+
+@with_a_server
+@pytest.mark.parametrize("step", ["extracting", "uploaded", "inserted", "published"])
+def test_the_target_goes_away_and_comes_back(world: World, any_world: World, step: str) -> None:
+    """Whatever the eight workers were doing: none claims anything meanwhile, and all go on when it is back."""
+    outage = Outage(any_world, step)
+    report, records = run(world, outage, target=any_world.config()["target"])
+    assert_nothing_happened(report, records)
+    assert outage.count("away") >= outage.tries
+    assert outage.count("back") >= 1
+    assert outage.claims_meanwhile() <= AT_MOST
+    assert any_world.rows("target") == world.rows("source")
+
+
+@with_a_server
+@pytest.mark.parametrize("step", ["planned", "extracting"])
+def test_the_source_goes_away_and_comes_back(world: World, any_world: World, step: str) -> None:
+    """From the first count of the run on."""
+    outage = Outage(any_world, step, nth=1)
+    report, records = run(world, outage, source=any_world.config()["source"])
+    assert_nothing_happened(report, records)
+    assert outage.claims_meanwhile() <= AT_MOST
+    assert world.rows("target") == any_world.rows("source")
+
+
+@with_a_server
+@pytest.mark.parametrize("step", ["claimed", "staged", "settled"])
+def test_the_store_goes_away_and_comes_back(world: World, any_world: World, step: str) -> None:
+    """Workers keep what they have done until they can settle it; each window is published once."""
+    outage = Outage(any_world, step)
+    report, records = run(world, outage, store=any_world.config()["store"])
+    assert_nothing_happened(report, records)
+    assert outage.count("published") == WINDOWS
+    assert {record.crashes for record in records} == {0}
+    assert world.rows("target") == world.rows("source")
+
+
+@with_a_server
+@pytest.mark.parametrize("step", ["settled", "inserted"])
+def test_everything_goes_away_and_comes_back(any_world: World, step: str) -> None:
+    """Store, source and target at once."""
+    report, records = run(any_world, Outage(any_world, step))
+    assert_nothing_happened(report, records)
+    any_world.assert_whole()
+
+
+@with_a_server
+def test_a_run_that_begins_during_an_outage_waits(any_world: World) -> None:
+    """Nothing can be opened, planned or claimed; then everything is."""
+    outage = Outage(any_world, "never")
+    outage.stop()
+    report, records = run(any_world, outage)
+    assert_nothing_happened(report, records)
+    any_world.assert_whole()
+
+
+@with_a_server
+def test_an_outage_beyond_patience_leaves_the_rest_pending(world: World, any_world: World) -> None:
+    """Exit code 3, what was away, how many windows are left; the next run goes on, no attempt used."""
+    outage = Outage(any_world, "published", tries=10**6)
+    patience = {"run": SETTINGS["run"] | {"give_up_after": "1s"}}
+    report, records = run(world, outage, target=any_world.config()["target"], **patience)
+    left = [record for record in records if record.status == "pending"]
+    assert report["exit_code"] == 3
+    assert "run.give_up_after is 1s: " in report["undone"]
+    assert report["undone"].endswith(f"; {len(left)} windows are pending")
+    assert 0 < len(left) < WINDOWS
+    assert {record.status for record in records} == {"pending", "done"}
+    assert {record.attempts for record in records} == {0}
+    again, records = run(world, Outage(any_world, "never"), target=any_world.config()["target"])
+    assert_nothing_happened(again, records)
+
+
+@with_a_server
+def test_a_store_beyond_patience_ends_the_run(any_world: World) -> None:
+    """There is nothing left to report from; what is held is taken over by the next run."""
+    outage = Outage(any_world, "published", tries=10**6)
+    with pytest.raises(TransientError, match=r"the store was away for .* run.give_up_after is 1s"):
+        run(any_world, outage, run=SETTINGS["run"] | {"give_up_after": "1s", "lease_s": 1.0})
+    any_world.run(**SETTINGS)
+    any_world.assert_whole()

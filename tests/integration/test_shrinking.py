@@ -1,0 +1,224 @@
+"""A load never silently shrinks a window: what the target may be the last to hold stays, until somebody decides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipeline_core import Event, ExtractRequest, Pipeline, ShrinkError, tasks
+from pipeline_sql.connector import SqlConnector
+
+NOW = "2013-03-10T12:00"
+FIRST = "ts >= '2013-03-10 05:00:00' and ts < '2013-03-10 07:00:00'"  # the first window, 00:00 to 03:00 in New York
+HALF = f"{FIRST} and id % 2 = 0"
+
+
+def purge(world: Any, which: str = FIRST) -> None:
+    """Deletes source rows, as a retention job does."""
+    world.query("source", f"delete from events where {which}")
+
+
+def reopen(world: Any) -> int:
+    """A recheck that makes pending what differs."""
+    with world.pipeline() as pipeline:
+        return pipeline.check(reopen=True).reopened
+
+
+def quarantined(world: Any) -> Any:
+    """The one record that is."""
+    with world.pipeline() as pipeline:
+        (record,) = pipeline.status().quarantined
+    return record
+
+
+@pytest.mark.parametrize(("which", "left"), [(FIRST, 0), (HALF, 9)])
+def test_a_purged_source_leaves_the_target_as_it_was(any_world: Any, which: str, left: int) -> None:
+    """All or some of the verified rows gone: quarantined with every count in reason and evidence, nothing replaced."""
+    world = any_world
+    world.run()
+    before = world.rows("target")
+    verified = 19
+    purge(world, which)
+    assert reopen(world) == 1
+    steps = []
+
+    class Listener:
+        def notify(self, event: Event) -> None:
+            steps.append(event.step)
+
+    with world.pipeline() as pipeline, Pipeline(pipeline.config, observers=[Listener()]) as watched:
+        assert watched.run(now=NOW).windows == {"quarantined": 1}
+    assert "staged" not in steps  # the counts were enough: nothing was extracted for it
+    assert world.rows("target") == before
+    record = quarantined(world)
+    assert f"source shrank: {record.window}: it gives {left} rows, {verified} were verified before" in record.reason
+    assert f"the target holds {verified}" in record.reason
+    assert "--accept-shrink" in record.reason
+    assert record.evidence["shrank"] == {"source": left, "target": verified, "verified": verified}
+    assert record.verified_rows == verified
+
+
+def test_without_evidence_an_empty_source_empties_no_target(any_world: Any) -> None:
+    """The records are lost and the source is purged: the target is all there is."""
+    world = any_world
+    world.run()
+    before = world.rows("target")
+    purge(world)
+    world.query("records", "delete from pipeline_core_records")
+    assert world.run()["windows"] == {"already processed": 5, "quarantined": 1}
+    assert world.rows("target") == before
+    record = quarantined(world)
+    assert "none were ever verified" in record.reason
+    assert record.evidence["shrank"] == {"source": 0, "target": 19, "verified": None}
+
+
+def test_on_shrink_replace_says_that_the_source_is_right(any_world: Any) -> None:
+    """The configuration decides for every window: the target follows."""
+    world = any_world
+    world.run()
+    purge(world)
+    reopen(world)
+    assert world.run(on_shrink="replace")["windows"] == {"verified empty": 1}
+    world.assert_whole()
+
+
+def test_a_window_that_grew_is_loaded(any_world: Any) -> None:
+    """More rows than were verified are late rows."""
+    world = any_world
+    world.run()
+    world.insert([5], first_id=50_000)
+    reopen(world)
+    assert world.run()["windows"] == {"loaded": 1}
+    world.assert_whole()
+
+
+@pytest.mark.parametrize(("which", "lost"), [(FIRST, False), (HALF, False), (FIRST, True)])
+def test_a_source_that_shrinks_after_the_count_is_noticed_before_the_rows_are_replaced(
+    any_world: Any, which: str, lost: bool
+) -> None:
+    """What is staged is what would be published: fewer rows than verified, or none over some, roll everything back."""
+    world = any_world
+    world.run()
+    world.query("target", "delete from events where id = 1")
+    reopen(world)
+    if lost:
+        world.query("records", "delete from pipeline_core_records")
+    before = world.rows("target")
+
+    class Purger:
+        def notify(self, event: Event) -> None:
+            if event.step == "counted":
+                purge(world, which)
+
+    with world.pipeline() as pipeline, Pipeline(pipeline.config, observers=[Purger()]) as watched:
+        assert watched.run(now=NOW, end="2013-03-10T01:00").windows == {"quarantined": 1}
+    assert world.rows("target") == before
+    assert quarantined(world).evidence["shrank"]["target"] == 18
+
+
+def test_a_staged_window_is_held_against_the_evidence_too(any_world: Any) -> None:
+    """Files that an earlier attempt left fit the source as it is now, and not what was verified."""
+    world = any_world
+    world.run()
+    before = world.rows("target")
+    purge(world, HALF)
+    reopen(world)
+    config = world.config()
+    record = tasks.store_new_and_pass_valid_record(config, now=NOW)["record"]
+    with pytest.raises(ShrinkError, match="it gives 9 rows, 19 were verified before"):
+        tasks.extract_source_data(config, record)
+    assert world.rows("target") == before
+
+
+def test_tasks_count_as_they_must_and_quarantine_then(any_world: Any) -> None:
+    """The decision is the required one; extracting quarantines, and goes on failing as an orchestrator repeats it."""
+    world = any_world
+    world.run()
+    before = world.rows("target")
+    purge(world)
+    reopen(world)
+    config = world.config()
+    record = tasks.store_new_and_pass_valid_record(config, now=NOW)["record"]
+    counts = tasks.pre_validate_counts(config, record)
+    assert (counts["exit_dag"], counts["source_count"], counts["target_count"]) == (False, 0, 19)
+    assert counts["reason"].startswith("Proceed with processing")
+    for error in (ShrinkError, Exception):
+        with pytest.raises(error, match="source shrank"):
+            tasks.extract_source_data(config, record)
+    assert world.rows("target") == before
+    assert quarantined(world).verified_rows == 19
+
+
+def test_the_task_that_loads_holds_the_staged_rows_against_the_evidence(
+    any_world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source shrank between the count of the task that extracts and its extraction."""
+    world = any_world
+    world.run()
+    world.query("target", "delete from events where id = 1")
+    reopen(world)
+    before = world.rows("target")
+    plain = SqlConnector.extract
+
+    def late(connector: SqlConnector, request: ExtractRequest) -> Any:
+        purge(world, HALF)
+        return plain(connector, request)
+
+    monkeypatch.setattr(SqlConnector, "extract", late)
+    config = world.config()
+    record = tasks.store_new_and_pass_valid_record(config, now=NOW)["record"]
+    assert tasks.extract_source_data(config, record)["rows"] == 9
+    with pytest.raises(ShrinkError, match="it gives 9 rows, 19 were verified before, the target holds 18"):
+        tasks.load_staged_data(config, record)
+    assert world.rows("target") == before
+
+
+def test_evidence_fits_its_span_across_a_new_granularity(any_world: Any) -> None:
+    """A reopened window is not cut again: what was verified of it stays comparable."""
+    world = any_world
+    world.run()
+    before = world.rows("target")
+    purge(world)
+    reopen(world)
+    assert world.run(granularity="1h")["windows"] == {"quarantined": 1}
+    assert world.run(granularity="3h")["windows"] == {}
+    assert world.rows("target") == before
+    assert quarantined(world).window.start.hour == 5
+
+
+def test_other_columns_are_no_other_source(any_world: Any) -> None:
+    """A column list changed after a purge: every window is to be done again, none is emptied."""
+    world = any_world
+    world.run()
+    before = world.rows("target")
+    purge(world, HALF)
+    assert world.run(columns={"exclude": ["note"]})["windows"] == {"already processed": 5, "quarantined": 1}
+    assert world.rows("target") == before
+
+
+def test_another_source_has_no_evidence_of_its_own_yet(any_world: Any) -> None:
+    """Repointed to a table with fewer rows, the target follows, but never into a window without any."""
+    world = any_world
+    world.run()
+    before = len(world.rows("target"))
+    world.query("source", f"create table fewer as select * from events where not ({FIRST}) and id <> 90")
+    source = world.config()["source"] | {"table": "fewer"}
+    assert world.run(source=source)["windows"] == {"already processed": 4, "loaded": 1, "quarantined": 1}
+    assert len(world.rows("target")) == before - 1
+
+
+def test_sealed_windows_stay_as_they_are(any_world: Any) -> None:
+    """Older than the source keeps its rows: neither counted again nor outdated by another identity."""
+    world = any_world
+    world.run()
+    purge(world)
+    with world.pipeline(source_keeps="5h", columns={"exclude": ["note"]}) as pipeline:
+        change = pipeline.plan(now=NOW, dry_run=True)
+        assert [removal.start_us for removal in change.remove] == [
+            record.window.start_us for record in pipeline.store.records("events") if record.window.end.hour > 11
+        ]
+    with world.pipeline(source_keeps="30d") as pipeline:
+        assert pipeline.check(reopen=True).checked == 0
+    with world.pipeline(source_keeps="90y") as pipeline:
+        assert len(pipeline.check().differences) == 1
