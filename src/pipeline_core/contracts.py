@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
-from attrs import field, frozen
+from attrs import field, frozen, validators
 
 from pipeline_core.ledger import Adoption, Entry
 from pipeline_core.record import Change, Claim, Event, Intervention, Record, Span, Status, Verdict
@@ -36,9 +36,13 @@ class Can(StrEnum):
 
 @frozen
 class Context:
-    """What an opened object may know of the pipeline that opens it."""
+    """What an opened object may know of the pipeline that opens it.
+
+    `lease_s` is how many seconds a worker may be silent before another takes its window; None where nobody claims.
+    """
 
     pipeline: str
+    lease_s: float | None = None
 
 
 class Settings(Protocol[T_co]):
@@ -86,6 +90,8 @@ class ClaimRequest:
     given, start in it; oldest first, `limit` at most. `owner` names the asking process where its death can be seen;
     leases held by `dead_owners` count as expired. An expired lease is one crash of its window: at `max_crashes` the
     window is quarantined, before that it waits `crash_backoff_s` x 2^(crashes - 2) from the second crash on.
+    `max_running`: no claim that would leave more windows of the pipeline running, whoever asks, whichever they are; a
+    claim that is resumed stays.
     """
 
     pipeline: str
@@ -97,6 +103,7 @@ class ClaimRequest:
     dead_owners: frozenset[str] = frozenset()
     max_crashes: int = 5
     crash_backoff_s: float = 10.0
+    max_running: int | None = field(default=None, validator=validators.optional(validators.ge(1)))
 
 
 class RecordStore(ABC):
@@ -138,7 +145,8 @@ class RecordStore(ABC):
     def next_claim_us(self, request: ClaimRequest) -> int | None:
         """When the next window of the request may become claimable (now or earlier: at once); None if none is left.
 
-        Counts pending windows in backoff and running ones whose lease may expire.
+        Counts pending windows in backoff, running ones whose lease may expire, and with `max_running` the end of so
+        many leases of the pipeline that another window may run.
         """
 
     @abstractmethod
@@ -170,6 +178,13 @@ class RecordStore(ABC):
     @abstractmethod
     def events(self, pipeline: str, since_us: int = 0, window: Window | None = None) -> Iterable[Event]:
         """The log of transitions, oldest first; with `window`, of records that overlap it."""
+
+    def upgrade(self) -> str:
+        """Brings what is kept into the form that this code works with; says what was done, or that nothing was.
+
+        A store may do so whenever it is opened; then this says what was done at the opening.
+        """
+        return "nothing to do"
 
     def problems(self) -> Iterable[Problem]:
         """For `doctor`."""
@@ -355,6 +370,13 @@ class Target(Connector):
     @abstractmethod
     def published(self, load: Load) -> bool:
         """Whether the ledger holds this load's fence: decides what a lost reply to the commit meant."""
+
+    def ddl(self, rows: Batch, columns: Mapping[str, str]) -> Sequence[str]:
+        """The statements that would make what a load of such rows needs and does not find: table, columns, index,
+        ledger. Runs none of them. None by default: a target that makes nothing by statements.
+        """
+        del rows, columns
+        return ()
 
     @abstractmethod
     def adopt(self, adoption: Adoption) -> Sequence[Entry]:

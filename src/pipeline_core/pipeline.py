@@ -90,6 +90,18 @@ class Pipeline:
         with self.parts() as parts:
             return self._plan(parts, self.instant_us(now), dry_run=dry_run)
 
+    def ddl(self) -> list[str]:
+        """The statements that make what the target lacks for the source's rows, none of which is run.
+
+        The columns are those of the rows that the source extracts of one window, the first one of `begin`.
+        """
+        self.require(Can.EXTRACT, Can.LOAD)
+        config = self.config
+        with self.parts() as parts:
+            first_us = self.store.now_us() if config.begin_us is None else config.begin_us
+            rows = transfer.sample(parts, config.policy.window_at_us(first_us))
+            return list(parts.retried("ddl", None, lambda: parts.target.ddl(rows, config.columns)))
+
     def require(self, *abilities: Can) -> None:
         """Raises ConfigError where the source cannot extract, or the target cannot load, what is about to be moved."""
         sides: dict[Can, Part[Any]] = {Can.EXTRACT: self.config.source, Can.LOAD: self.config.target}
@@ -249,7 +261,7 @@ class Pipeline:
 
     @property
     def _context(self) -> Context:
-        return Context(self.config.pipeline)
+        return Context(self.config.pipeline, self.config.run.lease_s)
 
     # --- within the verbs --------------------------------------------------------------------------------------------
 

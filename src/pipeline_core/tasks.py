@@ -68,7 +68,10 @@ def _why_none(pipeline: Pipeline, within: Window | None) -> str:
     """Why no window could be claimed; of the one that was asked for, what its record says."""
     asked = [] if within is None else pipeline.store.records(pipeline.config.pipeline, within=within, limit=2)
     if len(asked) != 1:
-        return "No window is ready: everything stable is done, quarantined, in backoff or claimed"
+        return (
+            "No window is ready: everything stable is done, quarantined, in backoff or claimed, "
+            "or as many run as run.max_running allows"
+        )
     record = asked[0]
     if record.status is Status.DONE:
         return record.reason

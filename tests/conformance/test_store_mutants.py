@@ -45,7 +45,7 @@ class Store(MemoryRecordStore):
 class Suite(RecordStoreSuite):
     """The suite on one kind of store."""
 
-    examples = 150
+    examples = 500
 
     def __init__(self, kind: Callable[[], RecordStore]) -> None:
         self.kind = kind
@@ -84,6 +84,31 @@ class ClaimsWhatRuns(Store):
 
     def _is_ready(self, record: Record, request: ClaimRequest, now_us: int) -> bool:
         return super()._is_ready(evolve(record, status=Status.PENDING), request, now_us)
+
+
+class NoLimit(Store):
+    """As many run as there are."""
+
+    def claim(self, request: ClaimRequest) -> Sequence[Claim]:
+        return super().claim(evolve(request, max_running=None))
+
+
+class CountsBeforeItLocks(Store):
+    """Two workers count what runs before either has claimed."""
+
+    def claim(self, request: ClaimRequest) -> Sequence[Claim]:
+        if request.max_running is None:
+            return super().claim(request)
+        room = request.max_running - len(self.records(request.pipeline, Status.RUNNING))
+        time.sleep(0.01)
+        return super().claim(evolve(request, limit=min(request.limit, room), max_running=None)) if room > 0 else []
+
+
+class LooksForRoomWithoutRest(Store):
+    """A worker that has to wait for room asks again and again."""
+
+    def next_claim_us(self, request: ClaimRequest) -> int | None:
+        return super().next_claim_us(evolve(request, max_running=None))
 
 
 class OneIdForAll(Store):
@@ -535,6 +560,21 @@ class EventsAfterTheInstant(Store):
         return super().events(pipeline, since_us + 1, window)
 
 
+class UpgradesInSilence(Store):
+    """Nobody knows whether it did anything."""
+
+    def upgrade(self) -> str:
+        return ""
+
+
+class UpgradesByStartingAfresh(Store):
+    """What was done is forgotten."""
+
+    def upgrade(self) -> str:
+        self.__init__()  # type: ignore[misc]
+        return "made anew"
+
+
 @frozen
 class Mutant:
     """A broken store, and the test that notices."""
@@ -551,6 +591,9 @@ TABLE = [
     Mutant("one owner", ClaimsWhatRuns, "test_claims_take_the_oldest_first"),
     Mutant("one owner", OneIdForAll, "test_claims_take_the_oldest_first"),
     Mutant("one owner", AnyClaimWillDo, "test_resume_of_what_was_given_back_or_superseded_is_lost"),
+    Mutant("no more than allowed", NoLimit, "test_no_more_windows_run_than_allowed"),
+    Mutant("no more than allowed", CountsBeforeItLocks, "test_claims_at_once_keep_within_the_limit"),
+    Mutant("no more than allowed", LooksForRoomWithoutRest, "test_next_claim_waits_for_room"),
     Mutant("oldest first", NewestFirst, "test_claims_take_the_oldest_first"),
     Mutant("the store's clock", LeaseByTheClientsClock, "test_a_lease_is_measured_by_the_stores_clock"),
     Mutant("the store's clock", ExpiryByTheClientsClock, "test_a_lease_is_measured_by_the_stores_clock"),
@@ -593,6 +636,8 @@ TABLE = [
     Mutant("reading", WithinMeansOverlapping, "test_records_by_status_span_and_limit"),
     Mutant("reading", SpansWithoutTheDone, "test_spans_are_the_live_records"),
     Mutant("reading", EventsAfterTheInstant, "test_events_since_and_by_window"),
+    Mutant("upgrade", UpgradesInSilence, "test_upgrading_says_what_was_done_and_harms_nothing"),
+    Mutant("upgrade", UpgradesByStartingAfresh, "test_upgrading_says_what_was_done_and_harms_nothing"),
     Mutant("evidence", ForgetsWhatWasVerified, "test_evidence_is_handed_on_and_outlives_what_verifies_nothing"),
     Mutant("evidence", FailuresForgetWhatWasVerified, "test_evidence_is_handed_on_and_outlives_what_verifies_nothing"),
     Mutant("evidence", AskedForEver, "test_evidence_is_handed_on_and_outlives_what_verifies_nothing"),
@@ -619,6 +664,8 @@ def test_the_suite_notices(mutant: Mutant) -> None:
     "kind",
     [
         ClaimsWhatRuns,
+        NoLimit,
+        LooksForRoomWithoutRest,
         OneIdForAll,
         LeasesNeverEnd,
         EveryOwnerIsDead,

@@ -23,7 +23,8 @@ def test_help_loads_no_driver() -> None:
     """`--help` answers at once: no plugin, no driver and no Arrow library is imported for it."""
     code = (
         "import sys\nfrom pipeline_core.cli.app import run\nassert run(['--help']) == run(['run', '--help']) == 0\n"
-        "drivers = {'sqlalchemy', 'pyarrow', 'cattrs', 'stamina', 'pipeline_sql', 'pipeline_objects'}\n"
+        "drivers = {'sqlalchemy', 'duckdb', 'pyarrow', 'cattrs', 'stamina'}\n"
+        "drivers |= {'pipeline_sql', 'pipeline_objects', 'pipeline_duckdb'}\n"
         "sys.exit(str(drivers & {*sys.modules}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -97,6 +98,15 @@ def test_limit_and_range_leave_the_rest_pending(shell: Shell) -> None:
     assert shell.statuses() == ["pending"] * 3 + ["done"] * 2 + ["pending"]
     assert shell("run", "--limit", "1", "--workers", "2").code == 0
     assert shell.statuses().count("done") == 3
+
+
+def test_upgrade_makes_the_tables_once(shell: Shell) -> None:
+    """What was done, then that nothing was to do; for machines too."""
+    first = shell("store", "upgrade")
+    assert (first.code, first.out.partition(", at")[0]) == (0, "record store: made the tables")
+    again = json.loads(shell("store", "upgrade", "--json").out)
+    assert (again["pipeline"], again["exit_code"]) == ("events", 0)
+    assert again["upgrade"].startswith("nothing to do")
 
 
 # --- machines --------------------------------------------------------------------------------------------------------

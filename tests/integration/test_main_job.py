@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from pipeline_core import Claim, ConfigError, Pipeline, Provider, SideError, hookimpl
+from pipeline_core import Claim, ConfigError, Event, Pipeline, Provider, SideError, Status, hookimpl
 from pipeline_sql.connector import SqlConnector
 from pipeline_sql.settings import SqlSettings
 
@@ -69,6 +69,22 @@ def test_many_workers_share_the_work(world) -> None:
     """Threads of one run never take the same window."""
     with world.pipeline() as pipeline:
         assert pipeline.run(workers=4, now=NOW).windows == {"loaded": 6}
+    world.assert_whole()
+
+
+def test_no_more_windows_run_than_the_configuration_allows(world) -> None:
+    """However many workers there are, the other ones wait for room."""
+    running = []
+
+    class Listener:
+        def notify(self, event: Event) -> None:
+            if event.step == "counted":
+                running.append(len(pipeline.store.records("events", Status.RUNNING)))
+
+    run = world.config()["run"] | {"max_running": 2}
+    with world.pipeline(run=run) as plain, Pipeline(plain.config, observers=[Listener()]) as pipeline:
+        assert pipeline.run(workers=6, now=NOW).windows == {"loaded": 6}
+    assert max(running) == 2
     world.assert_whole()
 
 

@@ -294,7 +294,7 @@ def test_the_defaults_of_run_and_retry() -> None:
     run, retry = config.run, config.retry
     assert (run.workers, run.lease_s, run.max_attempts, run.max_crashes) == (1, 300.0, 5, 5)
     assert (run.backoff_s, run.backoff_max_s, run.crash_backoff_s) == (10.0, 600.0, 10.0)
-    assert run.give_up_after == "30min"
+    assert (run.give_up_after, run.max_running) == ("30min", None)
     assert (retry.retries, retry.wait_s, retry.wait_max_s) == (3, 5.0, 60.0)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -99,3 +101,28 @@ def cluster(request: pytest.FixtureRequest, servers: ModuleType) -> Iterator[Clu
         cluster = Cluster(server)
         yield cluster
         cluster.client.close()
+
+
+REFERENCE = Path(__file__).parents[3] / "docs/reference/elasticsearch.md"
+
+
+def documented_role(heading: str) -> dict[str, Any]:
+    """The role that the reference gives under a heading."""
+    text = REFERENCE.read_text().partition(heading)[2]
+    return dict(json.loads(re.findall(r"```json\n(.*?)```", text, re.DOTALL)[0]))
+
+
+@pytest.fixture(scope="session", params=[one_a_version(SECURED)])
+def secured(request: pytest.FixtureRequest, servers: ModuleType) -> Iterator[Any]:
+    """A server with TLS by a CA of its own; `reader` has the documented role for `flights`, `stranger` none there."""
+    roles = {
+        "reads": documented_role("## What the user may do"),
+        "elsewhere": {"cluster": [], "indices": [{"names": ["weather"], "privileges": ["read"]}]},
+    }
+    users = {
+        "admin": ("admin-geheim", "superuser"),
+        "reader": ("reader-geheim", "reads"),
+        "stranger": ("stranger-geheim", "elsewhere"),
+    }
+    with started(servers, request.param, users=users, roles=roles) as server:
+        yield server

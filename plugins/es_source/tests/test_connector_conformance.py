@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from attrs import evolve
 
-from pipeline_core import Can
+from pipeline_core import Can, Secret
+from pipeline_core.ledger import Given
 from pipeline_core.testing import ConnectorSuite
 from pipeline_elasticsearch import ElasticsearchSettings
 
@@ -34,9 +36,8 @@ class TestElasticsearch(ConnectorSuite):
         assert cluster.open_points_in_time() == before
 
     def fresh(self) -> ElasticsearchSettings:
-        index = self.cluster.index(PROPERTIES)
         where = self.cluster.url.replace("://", f"://owner:{self.secret}@")
-        return self.cluster.settings(index, url=type(self.cluster.settings(index).url)(where))
+        return self.cluster.settings(self.cluster.index(PROPERTIES), url=Secret(where))
 
     def put(self, settings: ElasticsearchSettings, rows: Any) -> None:
         documents = [
@@ -51,6 +52,10 @@ class TestElasticsearch(ConnectorSuite):
         yield
         self.cluster.client.indices.open(index=settings.index)
         self.cluster.client.cluster.health(index=settings.index, wait_for_status="yellow")
+
+    def scoped(self, settings: ElasticsearchSettings, scope: Given) -> ElasticsearchSettings:
+        conditions = [{"term": {name: value}} for name, value in scope.items()]
+        return evolve(settings, query={"bool": {"filter": conditions}})
 
     def leftovers(self, settings: ElasticsearchSettings) -> Sequence[str]:
         return ["a point in time"] * self.cluster.open_points_in_time()

@@ -716,6 +716,20 @@ def test_the_migrations_make_the_tables_of_the_schema(store: SqlRecordStore, eng
     assert ScriptDirectory.from_config(config).get_current_head() == schema.HEAD
 
 
+def test_opening_says_what_it_did_to_the_tables(url: str) -> None:
+    """Made the first time, and left alone from then on."""
+    for done in ("made the tables, at version", "nothing to do: the tables are at version"):
+        with opened(open_engine(Secret(url), timeout_s=5)) as store:
+            assert store.upgrade() == f"{done} {schema.HEAD}"
+
+
+def test_opening_says_that_it_updated_the_tables(engine: Any) -> None:
+    """From which version to which."""
+    at_version(engine, "0001")
+    with opened(engine) as store:
+        assert store.upgrade() == f"updated the tables from 0001 to {schema.HEAD}"
+
+
 def at_version(engine: Any, version: str) -> None:
     """The store's tables as an earlier release made them."""
     config = Config()

@@ -163,7 +163,10 @@ def test_an_up_to_date_store_needs_no_right_to_make_tables(
         ("{guest}@/{database}", "no password supplied; check user and password"),
         ("nobody_knows@/{database}", 'role "nobody_knows" does not exist'),
         ("owner@/no_such_database", 'database "no_such_database" does not exist'),
-        ("{guest}:hunter2@/{database}", "permission denied for schema public.*grant this user the right"),
+        (
+            "{guest}:hunter2@/{database}",
+            "permission denied for schema public.*grant this user the right.*are not there.*store upgrade",
+        ),
     ],
 )
 def test_what_only_a_person_can_mend(postgres_server: Any, address: str, message: str) -> None:

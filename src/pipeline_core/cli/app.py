@@ -16,6 +16,7 @@ from pipeline_core.cli.session import Session
 from pipeline_core.cli.store import store_app
 from pipeline_core.cli.terminal import Terminal
 from pipeline_core.errors import ConfigError
+from pipeline_core.pipeline import Pipeline
 from pipeline_core.reports import Exit, window_mapping
 from pipeline_core.window import Window
 
@@ -66,9 +67,12 @@ def plan(
     session: Session,
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change, and why.")] = False,
+    ddl: Annotated[bool, typer.Option("--ddl", help="Only print the statements that the target lacks.")] = False,
 ) -> Exit:
     """Bring the records of windows in line with the configuration."""
     with session.pipeline() as pipeline:
+        if ddl:
+            return _show_ddl(session, pipeline)
         change = pipeline.plan(dry_run=dry_run)
     mapping = {
         "pipeline": change.pipeline,
@@ -79,6 +83,13 @@ def plan(
         "exit_code": int(Exit.OK),
     }
     session.terminal.show(mapping, views.plan_view(change, pipeline.config.policy.timezone, dry_run=dry_run))
+    return Exit.OK
+
+
+def _show_ddl(session: Session, pipeline: Pipeline) -> Exit:
+    name, statements = pipeline.config.pipeline, pipeline.ddl()
+    mapping = {"pipeline": name, "statements": statements, "exit_code": int(Exit.OK)}
+    session.terminal.show(mapping, *(statements or [f"-- {name}: the target lacks nothing"]))
     return Exit.OK
 
 

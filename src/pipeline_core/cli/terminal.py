@@ -41,12 +41,15 @@ class Terminal:
     err: Console = field(factory=partial(Console, stderr=True, highlight=False))
 
     def show(self, mapping: Mapping[str, Any], *rendered: RenderableType) -> None:
-        """A result: the mapping for machines, the rest for people."""
+        """A result: the mapping for machines, the rest for people. Plain text is never wrapped: it is to be copied."""
         if self.json:
             self.document(mapping)
         else:
             for part in rendered:
-                self.out.print(part)
+                if isinstance(part, str):
+                    self.out.out(part, highlight=False)
+                else:
+                    self.out.print(part)
 
     def say(self, text: str, style: str = "") -> None:
         """A line on stderr, above the bars where there are any; never wrapped, so that it can be searched."""

@@ -60,6 +60,11 @@ class RunSettings:
     backoff_max_s: float = _number(600.0, _at_least(0), "the longest wait of a window")
     crash_backoff_s: float = _number(10.0, _at_least(0), "the wait after the second crash of a window; it doubles")
     batch_rows: int = _number(50_000, _at_least(1), "how many rows are extracted at a time")
+    max_running: int | None = field(
+        default=None,
+        validator=attrs.validators.optional(_at_least(1)),
+        metadata={"help": "how many windows of the pipeline are worked on at once, on all hosts together"},
+    )
     give_up_after: str = field(
         default="30min",
         validator=_is_duration,

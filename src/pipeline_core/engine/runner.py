@@ -145,6 +145,7 @@ def claim_request(
         dead_owners=dead,
         max_crashes=settings.max_crashes,
         crash_backoff_s=settings.crash_backoff_s,
+        max_running=settings.max_running,
     )
 
 

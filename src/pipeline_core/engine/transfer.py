@@ -7,9 +7,9 @@ from contextlib import closing
 from functools import partial
 from logging import DEBUG
 
-from pipeline_core.contracts import Batches, ExtractRequest, Load, Staged, StageRequest
+from pipeline_core.contracts import Batch, Batches, ExtractRequest, Load, Staged, StageRequest
 from pipeline_core.engine.parts import Parts
-from pipeline_core.errors import MismatchError
+from pipeline_core.errors import MismatchError, PermanentError
 from pipeline_core.log import timed
 from pipeline_core.record import Claim
 from pipeline_core.window import Window
@@ -62,6 +62,19 @@ def extract(parts: Parts, claim: Claim, expected: int) -> Staged:
         staged = parts.retried("extract", window, attempt)
     parts.report.tell("staged", window, rows=staged.rows, files=len(staged.files), seconds=watch.seconds)
     return staged
+
+
+def sample(parts: Parts, window: Window) -> Batch:
+    """The first rows of the window, perhaps none: what tells their columns, and no more than that is read."""
+    asked = ExtractRequest(window, parts.config.exclude, parts.config.run.batch_rows)
+
+    def attempt() -> Batch:
+        with closing(parts.source.extract(asked)) as batches:
+            for batch in batches:
+                return batch
+        raise PermanentError(f"source: {window}: found no batch at all, expected at least an empty one")
+
+    return parts.retried("extract", window, attempt)
 
 
 def load_of(parts: Parts, claim: Claim, staged: Staged) -> Load:

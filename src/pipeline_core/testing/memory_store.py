@@ -91,7 +91,11 @@ class MemoryRecordStore(RecordStore):
             for record in open_:
                 if record.status is Status.RUNNING:
                     due.append(now_us if record.owner in request.dead_owners else record.lease_until_us or 0)
-            return min(due, default=None)
+            if not due or request.max_running is None:
+                return min(due, default=None)
+            leases = self._leases(request.pipeline, now_us)
+            over = len(leases) - request.max_running
+            return min(due) if over < 0 else max(min(due), leases[over])
 
     # --- planning -----------------------------------------------------------------------------------------------------
 
@@ -181,7 +185,15 @@ class MemoryRecordStore(RecordStore):
                 if self._is_expired(record, request, now_us):
                     self._crash(record, request, now_us)
             ready = [record for record in self._records(request.pipeline) if self._is_ready(record, request, now_us)]
-            return [self._hold(record, request, now_us) for record in ready[: request.limit]]
+            limit = request.limit
+            if request.max_running is not None:
+                limit = min(limit, max(0, request.max_running - len(self._leases(request.pipeline, now_us))))
+            return [self._hold(record, request, now_us) for record in ready[:limit]]
+
+    def _leases(self, pipeline: str, now_us: int) -> list[int]:
+        """When the leases end that have not run out, in order of time."""
+        held = [record.lease_until_us for record in self._records(pipeline) if record.lease_until_us is not None]
+        return sorted(until_us for until_us in held if until_us > now_us)
 
     def _is_expired(self, record: Record, request: ClaimRequest, now_us: int) -> bool:
         if record.status is not Status.RUNNING or record.lease_until_us is None:

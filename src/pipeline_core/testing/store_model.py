@@ -152,7 +152,9 @@ class Model:
         for row in self.rows:
             if row.status is Status.RUNNING and (row.due_us <= self.now_us or row.owner in request.dead_owners):
                 self.crash(row)
-        ready = [row for row in self.rows if self.is_ready(row, request)][: request.limit]
+        running = [row for row in self.rows if row.status is Status.RUNNING]
+        room = len(self.rows) if request.max_running is None else max(0, request.max_running - len(running))
+        ready = [row for row in self.rows if self.is_ready(row, request)][: min(request.limit, room)]
         for row in ready:
             self.hold(row, request)
         return ready
@@ -184,7 +186,13 @@ class Model:
     def next_claim_us(self, request: ClaimRequest) -> int | None:
         open_rows = [row for row in self.rows if row.status in (Status.PENDING, Status.RUNNING)]
         due = [row.due_us for row in open_rows if self.is_ready(evolve(row, status=Status.PENDING, due_us=0), request)]
-        return min(due, default=None)
+        if not due or request.max_running is None:
+            return min(due, default=None)
+        at_us = min(due)
+        leases = sorted(row.due_us for row in self.rows if row.status is Status.RUNNING and row.due_us > self.now_us)
+        while len(leases) >= request.max_running:
+            at_us = max(at_us, leases.pop(0))
+        return at_us
 
     def resume(self, row: Row) -> None:
         row.fence = self.next_fence()
@@ -252,7 +260,7 @@ class Model:
             return row is None and result is Lost
         if act.verb == "settle":
             self.settle(row, act.given[1])
-            return bool(result.status is row.status)
+            return (result.status, result.crashes) == (row.status, row.crashes)
         self.renew(row)
         return True
 
@@ -264,6 +272,8 @@ class Model:
                 return False
             self.hold(ready[0], request)
             ready[0].fence, ready[0].claim_id = claim.fence, claim.id
+            if claim.record.crashes != ready[0].crashes:
+                return False
         return True
 
     def _follow_resume(self, claim: Claim, result: Any) -> bool:
@@ -275,7 +285,9 @@ class Model:
                 return False
             self.resume(row)
             row.fence = result.fence
-        return (row.claim_id, row.fence, row.status) == (result.id, result.fence, result.record.status)
+        # Crashes tell whether somebody has noticed the end of the lease before or after.
+        found = (result.id, result.fence, result.record.status, result.record.crashes)
+        return (row.claim_id, row.fence, row.status, row.crashes) == found
 
 
 def _made(act: Act, result: Any) -> Sequence[Claim]:
@@ -356,12 +368,20 @@ class StoreMachine(RuleBasedStateMachine):
         within=st.one_of(st.none(), _spans),
         owner=st.sampled_from(["host:1", "host:2", None]),
         dead=st.sampled_from([frozenset[str](), frozenset[str](), frozenset({"host:1"})]),
+        most=st.sampled_from([None, None, None, None, 1, 3]),
     )
     def claim(
-        self, limit: int, stable_us: int, within: tuple[int, int] | None, owner: str | None, dead: frozenset[str]
+        self,
+        *,
+        limit: int,
+        stable_us: int,
+        within: tuple[int, int] | None,
+        owner: str | None,
+        dead: frozenset[str],
+        most: int | None,
     ) -> None:
         window = Window.from_us(*within) if within else None
-        request = ClaimRequest(PIPELINE, stable_us, LEASE_S, limit, window, owner, dead, MAX_CRASHES, BACKOFF_S)
+        request = ClaimRequest(PIPELINE, stable_us, LEASE_S, limit, window, owner, dead, MAX_CRASHES, BACKOFF_S, most)
         claims = self.store.claim(request)
         rows = self.model.claim(request)
         self.same(

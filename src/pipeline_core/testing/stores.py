@@ -280,6 +280,51 @@ class RecordStoreSuite(ABC):
                 store.settle(claim, DONE)
             expect("nothing is left", store, store.next_claim_us(request()), None)
 
+    def test_no_more_windows_run_than_allowed(self) -> None:
+        """Whoever claimed them and whichever are asked for; of this pipeline alone, and one that ends makes room."""
+        with self.open_store() as store:
+            store.apply(plan(6))
+            store.apply(Change("q", add=[Addition(0, 10, 0)]))
+            claim_one(store, within=Window.from_us(50, 60))
+            claims = store.claim(request(limit=9, max_running=3))
+            expect("no more run than allowed", store, [claim.window.start_us for claim in claims], [0, 10])
+            expect("no more run than allowed", store, list(store.claim(request(max_running=3))), [])
+            expect("no more run than allowed", store, list(store.claim(request(max_running=2))), [])
+            claim_one(store, pipeline="q", max_running=1)
+            store.settle(claims[0], DONE)
+            expect("an end makes room", store, claim_one(store, max_running=3).window.start_us, 20)
+            expect("who sets no limit has none", store, claim_one(store).window.start_us, 30)
+
+    def test_next_claim_waits_for_room(self) -> None:
+        """Where as many run as may, until the lease ends that has to end first; then a claim finds the room."""
+        with self.open_store() as store:
+            self.set_clock(store, NOON_US)
+            store.apply(plan(4))
+            first = claim_one(store, lease_s=100)
+            for lease_s in (200, 300):
+                claim_one(store, lease_s=lease_s)
+            full = store.next_claim_us(request(max_running=3))
+            expect("room for one when the first lease ends", store, full, NOON_US + 100 * SECOND_US)
+            over = store.next_claim_us(request(max_running=1))
+            expect("room for one when all leases end", store, over, NOON_US + 300 * SECOND_US)
+            free_us = store.next_claim_us(request(max_running=4))
+            expect("room now", store, free_us is not None and free_us <= NOON_US, True)
+            self.set_clock(store, NOON_US + 100 * SECOND_US)
+            expect("a lease that ended makes room", store, claim_one(store, max_running=3).window, first.window)
+
+    def test_claims_at_once_keep_within_the_limit(self) -> None:
+        """Six workers on the same records, each with an object of its own where the store can be opened twice."""
+        with self.open_store() as store, ExitStack() as opened:
+            store.apply(plan(60))
+            can_open = type(self).open_again is not RecordStoreSuite.open_again
+            workers = [opened.enter_context(self.open_again(store)) if can_open else store for _ in range(6)]
+            for _ in range(5):
+                got = at_once(lambda worker: worker.claim(request(lease_s=6000, max_running=2)), workers)
+                claims = [claim for part in got for claim in part]
+                expect("no more run than allowed", store, len(claims), 2)
+                for claim in claims:
+                    store.settle(claim, DONE)
+
     def test_an_expired_lease_is_a_crash_and_the_last_one_quarantines(self) -> None:
         """By the store's clock: the first crash is retried at once, the second after the backoff, the third never."""
         with self.open_store() as store:
@@ -623,6 +668,14 @@ class RecordStoreSuite(ABC):
             expect("events(since_us=)", store, since, [claim.window for claim in claims])
             over = [event.window for event in store.events("p", window=Window.from_us(9, 20))]
             expect("events(window=)", store, over, [claim.window for claim in claims[:2]])
+
+    def test_upgrading_says_what_was_done_and_harms_nothing(self) -> None:
+        """In words for a person; the records stay as they are."""
+        with self.open_store() as store:
+            store.apply(plan(2))
+            before = state(store)
+            expect("upgrade says what was done", store, bool(store.upgrade().strip()), True)
+            expect("upgrade keeps the records", store, state(store), before)
 
     # --- many at once -------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
@@ -102,7 +103,9 @@ class Client:
         body: object | None = None,
     ) -> T:
         """The answer as a msgspec type."""
-        return msgspec.json.decode(self.ask(method, path, parameters, body), type=kind)
+        answer = self.ask(method, path, parameters, body)
+        with translated(self.place):
+            return msgspec.json.decode(answer, type=kind)
 
 
 def path(*parts: str) -> str:
@@ -156,5 +159,9 @@ def _tls(settings: ElasticsearchSettings) -> dict[str, Any]:
     """What the client refuses for a URL without TLS is left out where it is not set."""
     given = {name: getattr(settings, name) for name in ("ca_certs", "client_cert", "client_key")}
     given = {name: value for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        # The client would say so no sooner than at its first request.
+        if not Path(value).exists():
+            raise ConfigError(f"elasticsearch: {name} names no file: found {value!r}; correct the path")
     # `doctor` says that certificates are not verified; the client need not warn of it too.
     return given if settings.verify_certs else {**given, "verify_certs": False, "ssl_show_warn": False}

@@ -44,6 +44,8 @@ def translated(place: str) -> Iterator[None]:
     except elastic_transport.ConnectionError as error:
         text = _root_text(error)
         raise TransientError(f"{place}: cannot be reached: {text}; see whether it runs", side_down=True) from None
+    except msgspec.DecodeError as error:
+        raise PermanentError(f"{place}: an answer that cannot be read: {error}; correct url") from None
     except elastic_transport.TransportError as error:
         raise PermanentError(f"{place}: an answer that cannot be read: {redact(str(error))}") from None
 

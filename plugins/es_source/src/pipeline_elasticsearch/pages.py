@@ -20,6 +20,7 @@ from attrs import frozen
 from pipeline_core import PermanentError
 from pipeline_elasticsearch.answers import checked
 from pipeline_elasticsearch.columns import INSTANT, Column
+from pipeline_elasticsearch.faults import translated
 from pipeline_elasticsearch.timestamps import ISO, micros
 from pipeline_elasticsearch.values import MISFIT, Read, reader
 
@@ -89,7 +90,8 @@ class _Answer(msgspec.Struct):
 
 
 def _hits(body: bytes, place: str) -> _Answer:
-    answer = msgspec.json.decode(body, type=_Answer)
+    with translated(place):
+        answer = msgspec.json.decode(body, type=_Answer)
     checked({"timed_out": answer.timed_out, "_shards": answer.shards, "_clusters": answer.clusters}, place)
     return answer
 

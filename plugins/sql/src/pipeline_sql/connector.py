@@ -5,17 +5,16 @@ What differs between databases is asked of the `Engine`; how the timestamp colum
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from itertools import chain
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import sqlalchemy as sa
-from attrs import frozen
-from sqlalchemy.sql import quoted_name
 
 from pipeline_core import (
+    Batch,
     Batches,
     Claim,
     ExtractRequest,
@@ -30,30 +29,21 @@ from pipeline_core import (
     TransientError,
     Window,
 )
-from pipeline_core.ledger import Adoption, Entry, enter, scope_of, scope_text
+from pipeline_core.ledger import Adoption, Entry, scope_of, scope_text
+from pipeline_sql.ddl import add_column, create_index, create_table, printed
 from pipeline_sql.engines.default import Engine
 from pipeline_sql.extraction import Extraction
-from pipeline_sql.loading import Loading, new_columns, plan, target_names
+from pipeline_sql.loading import Loading, declared, plan, target_names
+from pipeline_sql.publication import Scratch, SqlPublication
 from pipeline_sql.scope import condition, resolved
 from pipeline_sql.side import Side
-from pipeline_sql.tables import Column, Table, named, named_column, nearest, split
+from pipeline_sql.tables import Column, Table, named_column, nearest, split
 from pipeline_sql.target_ledger import TargetLedger
 
 if TYPE_CHECKING:
     from pipeline_sql.settings import SqlSettings
 
 _SEEN = "the table, and the version of the schema it was seen in"
-
-
-@frozen
-class _Scratch:
-    """Uploaded rows: a temporary table of the session."""
-
-    fence: int
-    staged_key: str
-    side: Side
-    table: sa.TableClause
-    columns: Sequence[Column]
 
 
 class SqlConnector(Source, Target):
@@ -72,9 +62,10 @@ class SqlConnector(Source, Target):
         self._ledger_ready = False
         self._samples: dict[str, object] = {}
         self._session: sa.Connection | None = None
-        self._scratch: dict[tuple[str, Window], _Scratch] = {}
+        self._scratch: dict[tuple[str, Window, int], Scratch] = {}
+        self._numbers = count(1)
         scope = scope_of(settings.scope, engine.fold)
-        self._ledger = TargetLedger(self._schema, engine.fold(self._name), scope, self._place)
+        self._ledger = TargetLedger(settings.ledger, self._schema, engine.fold(self._name), scope, self._place)
 
     def close(self) -> None:
         """Drops scratch and closes every connection."""
@@ -228,7 +219,9 @@ class SqlConnector(Source, Target):
             what = "view" if table.view else "table"
             yield Problem(
                 f"{self._place}: no index begins with {timestamp.name!r}, so each count reads the whole {what}",
-                "index that column in the table behind the view" if table.view else self._index_ddl(connection, side),
+                "index that column in the table behind the view"
+                if table.view
+                else printed(self._index_ddl(connection, side), connection.dialect),
             )
         value = named_column(timestamp.name)
         missing = self._count_where(connection, side, value.is_(None))
@@ -245,7 +238,7 @@ class SqlConnector(Source, Target):
             )
 
     def _index_ddl(self, connection: sa.Connection, side: Side) -> str:
-        return str(sa.schema.CreateIndex(_index(side.table, side.timestamp)).compile(connection)).strip() + ";"
+        return create_index(side.table.schema, side.table.name, side.timestamp.name, connection.dialect)
 
     # --- extraction ---------------------------------------------------------------------------------------------------
 
@@ -326,47 +319,78 @@ class SqlConnector(Source, Target):
             self._ledger_ready = self._ledger_ready or self._ledger.ready(connection)
         if side is not None and side.table.view:
             raise SideError(f"{self._place}: it is a view, which no row can be written to; name the table behind it")
-        if side is None or not self._ledger_ready:
+        known = set() if side is None else {engine.fold(column.name) for column in side.table.columns}
+        adding = self._settings.new_columns == "add" and any(engine.fold(name) not in known for name in names)
+        if side is None or adding or not self._ledger_ready:
             with engine.migrating() as connection:
+                for statement in self._missing(connection, schema, names):
+                    connection.exec_driver_sql(statement)
                 self._ledger.prepare(connection)
                 # Not kept: what this transaction makes may yet be rolled back, and its version given to another schema.
-                side = self._look(connection) or self._create(connection, schema, names)
+                side = self._look(connection)
             self._ledger_ready = True
-        with engine.reading() as connection:
-            self._check_form(connection, side)
-        loading = plan(schema, names, side, engine, self._place)
-        return side, loading
-
-    def _create(self, connection: sa.Connection, schema: pa.Schema, names: Sequence[str]) -> Side:
-        """Makes the table for a staged schema, with an index on the timestamp column."""
-        engine, settings = self._engine, self._settings
-        timestamp = next((n for n in names if engine.fold(n) == engine.fold(settings.timestamp_column)), None)
-        if timestamp is None:
-            raise PermanentError(
-                f"{self._place}: no staged column becomes the timestamp column {settings.timestamp_column!r} "
-                f"({nearest(settings.timestamp_column, list(names))}); rename one under [columns]"
-            )
-        declared = engine.types.timestamp_declaration(settings.timestamp_timezone, settings.timestamp_unit)
-        columns = new_columns(schema, names, Column(timestamp, declared), engine, self._place)
-        preparer = connection.dialect.identifier_preparer
-        listed = ", ".join(f"{preparer.quote_identifier(column.name)} {column.declared}" for column in columns)
-        into = preparer.format_table(named(self._schema, self._name))
-        connection.exec_driver_sql(f"CREATE TABLE {into} ({listed})")
-        side = self._look(connection)
         if side is None:
             raise PermanentError(f"{self._place}: made the table, and cannot find it")
-        connection.execute(sa.schema.CreateIndex(_index(side.table, side.timestamp)))
-        return side
+        with engine.reading() as connection:
+            self._check_form(connection, side)
+        return side, plan(schema, names, side, engine, self._place, ignore=self._settings.new_columns == "ignore")
+
+    def _missing(self, connection: sa.Connection, schema: pa.Schema, names: Sequence[str]) -> list[str]:
+        """The statements that make what rows of a staged schema need and do not find: ledger, table, index, columns."""
+        engine, dialect = self._engine, connection.dialect
+        ledger = self._ledger.missing(connection)
+        table = engine.table(connection, self._schema, self._name)
+        if table is None:
+            columns = self._new_table(schema, names)
+            index = create_index(self._schema, self._name, self._timestamp_of(names), dialect)
+            return [*ledger, create_table(self._schema, self._name, columns, dialect), index]
+        if self._settings.new_columns != "add":
+            return ledger
+        known = {engine.fold(column.name) for column in table.columns}
+        new = [at for at, name in enumerate(names) if engine.fold(name) not in known]
+        added = [declared(schema.field(at), names[at], engine, self._place) for at in new]
+        return [*ledger, *(add_column(self._schema, self._name, column, dialect) for column in added)]
+
+    def _new_table(self, schema: pa.Schema, names: Sequence[str]) -> list[Column]:
+        """The columns of a table to be made: the timestamp column is declared by the settings, not by Arrow."""
+        engine, settings = self._engine, self._settings
+        timestamp = self._timestamp_of(names)
+        as_set = engine.types.timestamp_declaration(settings.timestamp_timezone, settings.timestamp_unit)
+        return [
+            Column(name, as_set) if name == timestamp else declared(field, name, engine, self._place)
+            for field, name in zip(schema, names, strict=True)
+        ]
+
+    def _timestamp_of(self, names: Sequence[str]) -> str:
+        fold, wanted = self._engine.fold, self._settings.timestamp_column
+        found = next((name for name in names if fold(name) == fold(wanted)), None)
+        if found is None:
+            raise PermanentError(
+                f"{self._place}: no staged column becomes the timestamp column {wanted!r} "
+                f"({nearest(wanted, list(names))}); rename one under [columns]"
+            )
+        return found
+
+    def ddl(self, rows: Batch, columns: Mapping[str, str]) -> Sequence[str]:
+        schema = pa.RecordBatchReader.from_stream(rows).schema
+        names = target_names(schema, columns, self._engine.fold, self._place)
+        with self._engine.reading() as connection:
+            statements = self._missing(connection, schema, names)
+            if self._engine.table(connection, self._schema, self._name) is not None:
+                side = self._side_of(connection)
+                statements += [] if side is None or side.indexed else [self._index_ddl(connection, side)]
+            return [printed(statement, connection.dialect) for statement in statements]
 
     def _fill(self, load: Load, side: Side, loading: Loading, batches: Iterable[pa.RecordBatch]) -> None:
         session = self._session = self._connect() if self._session is None else self._session
-        name = f"pipeline_scratch_{load.window.start_us}_{load.window.end_us}"
+        name = f"pipeline_scratch_{next(self._numbers)}"
         # The transaction touches temporary tables alone, so it locks nothing that others see.
         with self._engine.transaction(session, writing=False):
             table = self._engine.create_scratch(session, name, loading.columns)
             self._engine.fill(session, table, loading, batches, load.window)
-        self._scratch[load.claim.record.pipeline, load.window] = _Scratch(
-            load.claim.fence, load.staged.key, side, table, loading.columns
+        claim = load.claim
+        self._scratch[claim.record.pipeline, claim.window, claim.fence] = Scratch(
+            load.staged.key, side, table, loading.columns
         )
 
     def _connect(self) -> sa.Connection:
@@ -377,14 +401,13 @@ class SqlConnector(Source, Target):
         if self._session is not None and self._engine.lost(self._session):
             self._scratch.clear()  # it went with the session
             self._end_session()
-        key = (claim.record.pipeline, claim.window)
-        scratch = self._scratch.get(key)
-        if scratch is None or scratch.fence > claim.fence or self._session is None:
-            return
-        with self._engine.transaction(self._session, writing=False):
-            into = self._session.dialect.identifier_preparer.format_table(scratch.table)
-            self._session.exec_driver_sql(f"DROP TABLE {into}")
-        del self._scratch[key]
+        of_window = [key for key in self._scratch if key[:2] == (claim.record.pipeline, claim.window)]
+        for key in of_window:
+            if key[2] <= claim.fence and self._session is not None:
+                with self._engine.transaction(self._session, writing=False):
+                    into = self._session.dialect.identifier_preparer.format_table(self._scratch[key].table)
+                    self._session.exec_driver_sql(f"DROP TABLE {into}")
+                del self._scratch[key]
         if not self._scratch:
             self._end_session()
 
@@ -409,7 +432,9 @@ class SqlConnector(Source, Target):
                 side_down=True,
             )
         with self._engine.transaction(self._session, writing=True):
-            yield _Publication(self._engine, self._session, self._ledger, self._scratch_of, self._place)
+            yield SqlPublication(
+                self._engine, self._session, self._ledger, self._scratch_of, self._side_of, self._place
+            )
 
     def published(self, load: Load) -> bool:
         with self._engine.reading() as connection:
@@ -421,72 +446,16 @@ class SqlConnector(Source, Target):
                 return []
             return self._ledger.adopt(connection, adoption, self._engine.now_us(connection))
 
-    def _scratch_of(self, load: Load) -> _Scratch:
+    def _scratch_of(self, load: Load) -> Scratch:
         """The uploaded rows of a load; PermanentError where there are none, or those of other staged files."""
-        scratch = self._scratch.get((load.claim.record.pipeline, load.window))
+        scratch = self._scratch.get((load.claim.record.pipeline, load.window, load.claim.fence))
         if scratch is None or scratch.staged_key != load.staged.key:
             raise PermanentError(f"{self._place}: {load.staged.key!r} is not uploaded in this session; upload it first")
         return scratch
 
 
-class _Publication(Publication):
-    """The verbs, in the session that holds the scratch. `guard` comes first, and says which scratch it is."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        connection: sa.Connection,
-        ledger: TargetLedger,
-        scratch_of: Callable[[Load], _Scratch],
-        place: str,
-    ) -> None:
-        self._engine = engine
-        self._connection = connection
-        self._ledger = ledger
-        self._scratch_of = scratch_of
-        self._place = place
-        self._side: Side | None = None
-
-    def guard(self, load: Load) -> None:
-        self._ledger.lock(self._connection)
-        overlapping = self._ledger.overlapping(self._connection, load.claim)
-        change = enter(overlapping, load.claim, self._place, self._ledger.scope)
-        self._ledger.apply(self._connection, change, self._engine.now_us(self._connection))
-        self._side = self._scratch_of(load).side
-
-    def delete(self, window: Window) -> int:
-        side = self._guarded
-        deletes = [sa.delete(side.table.clause()).where(each) for each in side.conditions(window)]
-        return sum(self._connection.execute(statement).rowcount for statement in deletes)
-
-    def insert(self, load: Load) -> None:
-        scratch = self._scratch_of(load)
-        # Written out, for each scratch has another name: SQLAlchemy would compile each of these anew.
-        preparer = self._connection.dialect.identifier_preparer
-        listed = ", ".join(preparer.quote_identifier(column.name) for column in scratch.columns)
-        into, rows = map(preparer.format_table, (self._guarded.table.clause(), scratch.table))
-        self._connection.exec_driver_sql(f"INSERT INTO {into} ({listed}) SELECT {listed} FROM {rows}")  # noqa: S608 - quoted
-
-    def count(self, window: Window) -> int:
-        side = self._guarded
-        return sum(self._engine.count_ranges(self._connection, side, side.ranges(window)))
-
-    @property
-    def _guarded(self) -> Side:
-        if self._side is None:
-            raise PermanentError(f"{self._place}: a publication begins with guard; nothing was written")
-        return self._side
-
-
 def _column(name: str, table: Table, engine: Engine) -> Column | None:
     return next((each for each in table.columns if engine.fold(each.name) == engine.fold(name)), None)
-
-
-def _index(table: Table, timestamp: Column) -> sa.Index:
-    name = f"ix_{table.name}_{timestamp.name}"
-    value: sa.Column[Any] = sa.Column(quoted_name(timestamp.name, quote=True))
-    sa.Table(quoted_name(table.name, quote=True), sa.MetaData(schema=table.schema), value)
-    return sa.Index(quoted_name(name, quote=True), value)
 
 
 def _staged(load: Load) -> Generator[pa.RecordBatch, None, None]:

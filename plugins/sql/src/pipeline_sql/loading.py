@@ -43,27 +43,25 @@ def target_names(schema: pa.Schema, renames: Mapping[str, str], fold: Fold, plac
     return names
 
 
-def new_columns(schema: pa.Schema, names: Sequence[str], timestamp: Column, engine: Engine, place: str) -> list[Column]:
-    """The columns of a table to be made for a staged schema; `timestamp` is declared by the settings, not by Arrow."""
-    columns = []
-    for field, name in zip(schema, names, strict=True):
-        declaration = timestamp.declared if name == timestamp.name else engine.types.declaration(field.type)
-        if declaration is None:
-            raise PermanentError(
-                f"{place}: column {name!r}: no type of the target keeps what the staged {field.type} means; "
-                "exclude it at the source, or make the table yourself"
-            )
-        columns.append(Column(name, declaration))
-    return columns
+def declared(field: pa.Field, name: str, engine: Engine, place: str) -> Column:
+    """The column to be made for a staged one. Raises PermanentError where no type keeps what it means."""
+    declaration = engine.types.declaration(field.type)
+    if declaration is None:
+        raise PermanentError(
+            f"{place}: column {name!r}: no type of the target keeps what the staged {field.type} means; "
+            "exclude it at the source, or make the column yourself"
+        )
+    return Column(name, declaration)
 
 
 @frozen
 class Loading:
-    """How staged batches become rows of the target: `columns[i]` takes the `i`-th staged column."""
+    """How staged batches become rows of the target: `columns[i]` takes the staged column at `places[i]`."""
 
     place: str
     schema: pa.Schema
     columns: Sequence[Column]
+    places: Sequence[int]
     timestamp: Column
     timestamps: Timestamps
     types: Types
@@ -81,7 +79,8 @@ class Loading:
                 f"{self.place}: found a staged batch whose columns differ from the first one's; expected one schema a "
                 "window: extract it again"
             )
-        return [self._values(array, column, window) for array, column in zip(batch.columns, self.columns, strict=True)]
+        placed = zip(self.places, self.columns, strict=True)
+        return [self._values(batch.column(at), column, window) for at, column in placed]
 
     def _values(self, array: pa.Array, column: Column, window: Window) -> Any:
         place = f"{self.place}, column {column.name!r}"
@@ -99,11 +98,16 @@ class Loading:
             ) from None
 
 
-def plan(schema: pa.Schema, names: Sequence[str], side: Side, engine: Engine, place: str) -> Loading:
-    """Matches staged columns with a table's. Raises PermanentError for one that has no place, or cannot be held."""
+def plan(
+    schema: pa.Schema, names: Sequence[str], side: Side, engine: Engine, place: str, *, ignore: bool = False
+) -> Loading:
+    """Matches staged columns with a table's. Raises PermanentError for one that has no place, or cannot be held;
+    where `ignore` is set, what has no place is left out.
+    """
     table, timestamp = side.table, side.timestamp
     known = {engine.fold(column.name): column for column in table.columns}
-    columns = [_matched(name, known.get(engine.fold(name)), table, place) for name in names]
+    places = [at for at, name in enumerate(names) if not ignore or engine.fold(name) in known]
+    columns = [_matched(names[at], known.get(engine.fold(names[at])), table, place) for at in places]
     if timestamp not in columns:
         raise PermanentError(
             f"{place}: no staged column becomes its timestamp column {timestamp.name!r} "
@@ -121,7 +125,8 @@ def plan(schema: pa.Schema, names: Sequence[str], side: Side, engine: Engine, pl
             f"{place}: the columns {unfilled} are NOT NULL without a default, and no staged column fills them; "
             "rename one under [columns], give them a default, or allow NULL"
         )
-    for field, column in zip(schema, columns, strict=True):
+    for at, column in zip(places, columns, strict=True):
+        field = schema.field(at)
         if column == timestamp:
             _check_timestamp(field, column, place)
         elif not engine.types.accepts(column, field.type):
@@ -129,14 +134,14 @@ def plan(schema: pa.Schema, names: Sequence[str], side: Side, engine: Engine, pl
                 f"{place}: column {column.name!r} is declared {column.declared or 'without a type'} and cannot hold "
                 f"the staged {field.type}; change the column's type, or exclude it at the source"
             )
-    return Loading(place, schema, columns, timestamp, side.timestamps, engine.types, side.scope)
+    return Loading(place, schema, columns, places, timestamp, side.timestamps, engine.types, side.scope)
 
 
 def _matched(name: str, column: Column | None, table: Table, place: str) -> Column:
     if column is None:
         raise PermanentError(
             f"{place}: it has no column for the staged {name!r} ({nearest(name, [c.name for c in table.columns])}); "
-            "add the column, rename it under [columns], or exclude it at the source"
+            "add the column, rename it under [columns], exclude it at the source, or set new_columns on the target"
         )
     if column.generated:
         raise PermanentError(

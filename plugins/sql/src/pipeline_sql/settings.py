@@ -60,8 +60,10 @@ class SqlSettings:
     zone that bare local times are meant in, required where the timestamp column carries none. `timestamp_unit` says
     what a column of numbers counts since 1970. With `create` a missing target table is made from the staged rows.
     `scope` limits the side to the rows whose columns hold these values: a table that several pipelines share. `where`
-    limits a source to the rows for which that SQL condition is true. `timeout_s` limits, in seconds, a count and the
-    wait for a lock.
+    limits a source to the rows for which that SQL condition is true. `new_columns` says what becomes of a staged column
+    that a target lacks: `add` alters the table, `ignore` leaves the values out. `ledger` is where a target's ledger
+    stands, `schema.table` or `table`; without it `pipeline_ledger` beside the table. `timeout_s` limits, in seconds, a
+    count and the wait for a lock.
     """
 
     url: Secret
@@ -74,6 +76,10 @@ class SqlSettings:
     create: bool = False
     scope: Mapping[str, str | bool | int | float | date] = field(factory=dict, validator=_fits_the_ledger)
     where: str | None = field(default=None, validator=validators.optional(validators.min_len(1)))
+    new_columns: Literal["error", "add", "ignore"] = field(
+        default="error", validator=validators.in_(("error", "add", "ignore"))
+    )
+    ledger: str | None = field(default=None, validator=validators.optional(validators.min_len(1)))
     timeout_s: float = field(default=300.0, validator=validators.gt(0))
 
     @contextmanager
@@ -82,8 +88,8 @@ class SqlSettings:
         from pipeline_sql.connector import SqlConnector  # noqa: PLC0415 - loads Arrow and SQLAlchemy
         from pipeline_sql.engines import open_engine  # noqa: PLC0415
 
-        del context
         engine = open_engine(self.url, timeout_s=self.timeout_s)
+        engine.lease_s = context.lease_s
         engine.prepare_side(create=self.create)
         with closing(SqlConnector(self, engine)) as connector:
             yield connector

@@ -86,6 +86,11 @@ _lapsed = records.c.due_us <= sa.bindparam("now_us")
 _RUNNING = sa.select(records).where(records.c.pipeline == sa.bindparam("pipeline"), _is_running)
 _LAPSED = Prepared(_RUNNING.where(_lapsed).with_for_update(skip_locked=True))
 _LAPSED_OR_DEAD = _RUNNING.where(_lapsed | _of_owners).with_for_update(skip_locked=True)
+_LEASES = Prepared(
+    sa.select(records.c.due_us)
+    .where(records.c.pipeline == sa.bindparam("pipeline"), _is_running, records.c.due_us > sa.bindparam("now_us"))
+    .order_by(records.c.due_us)
+)
 _DEAD = sa.select(records.c.id).where(_of_request, _is_running, _of_owners).limit(1)
 
 
@@ -124,8 +129,7 @@ def opened(engine: Engine) -> Iterator[SqlRecordStore]:
     """The store in the engine's database, its tables made or updated; closes every connection on the way out."""
     engine.prepare_store()
     try:
-        migrate(engine)
-        yield SqlRecordStore(engine)
+        yield SqlRecordStore(engine, migrate(engine))
     finally:
         engine.dispose()
 
@@ -133,8 +137,12 @@ def opened(engine: Engine) -> Iterator[SqlRecordStore]:
 class SqlRecordStore(RecordStore):
     """Records in a SQL database. Threads share one object, and processes one database."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, migrated: str) -> None:
         self._engine = engine
+        self._migrated = migrated
+
+    def upgrade(self) -> str:
+        return self._migrated
 
     def now_us(self) -> int:
         with self._engine.reading() as connection:
@@ -196,8 +204,12 @@ class SqlRecordStore(RecordStore):
             bounds = _bounds(request)
             if request.dead_owners and connection.execute(_DEAD, {**bounds, "owners": [*request.dead_owners]}).first():
                 return self._engine.now_us(connection)
-            due = [due_us for due_us in connection.execute(_DUE, bounds).one() if due_us is not None]
-            return min(due, default=None)
+            due: list[int] = [due_us for due_us in connection.execute(_DUE, bounds).one() if due_us is not None]
+            if not due or request.max_running is None:
+                return min(due, default=None)
+            leases = _leases(connection, request.pipeline, self._engine.now_us(connection))
+            over = len(leases) - request.max_running
+            return min(due) if over < 0 else max(min(due), leases[over])
 
     def apply(self, change: Change) -> Change:
         with self._engine.writing() as connection:
@@ -211,10 +223,16 @@ class SqlRecordStore(RecordStore):
 
     def claim(self, request: ClaimRequest) -> Sequence[Claim]:
         with self._engine.writing() as connection:
+            if request.max_running is not None:
+                self._engine.lock_plan(connection, request.pipeline)  # two would count the same, and both claim
             now_us = self._engine.now_us(connection)
             _expire(connection, request, now_us)
             _end_backoffs(connection, request, now_us)
-            ready = _OLDEST_READY.rows(connection, {**_bounds(request), "limit": request.limit})
+            limit = request.limit
+            if request.max_running is not None:
+                running = len(_leases(connection, request.pipeline, now_us))
+                limit = min(limit, max(0, request.max_running - running))
+            ready = _OLDEST_READY.rows(connection, {**_bounds(request), "limit": limit})
             return _hold(connection, ready, request, now_us) if ready else []
 
     def resume(self, claim: Claim, lease_s: float) -> Claim:
@@ -311,6 +329,12 @@ def _hold(connection: sa.Connection, ready: Sequence[Row], request: ClaimRequest
         told = {"reason": "claimed", "fence": number, "claim": held["claim_id"], "owner": request.owner}
         moves.append(_Move(row, values, told))
     return [Claim(row["claim_id"], _record(row), row["fence"]) for row in _move(connection, "claimed", moves, now_us)]
+
+
+def _leases(connection: sa.Connection, pipeline: str, now_us: int) -> list[int]:
+    """When the leases of the pipeline end that have not run out, in order of time."""
+    rows = _LEASES.rows(connection, {"pipeline": pipeline, "now_us": now_us})
+    return [row["due_us"] for row in rows]
 
 
 def _expire(connection: sa.Connection, request: ClaimRequest, now_us: int) -> None:

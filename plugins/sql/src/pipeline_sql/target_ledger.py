@@ -10,29 +10,31 @@ import sqlalchemy as sa
 
 from pipeline_core import Claim, SideError
 from pipeline_core.ledger import Adoption, Entry, LedgerChange, Scope, adopt, scope_text
+from pipeline_sql.ddl import create
 from pipeline_sql.prepared import Prepared
 from pipeline_sql.settings import LONGEST_SCOPE
+from pipeline_sql.tables import split
 
 LEDGER = "pipeline_ledger"
-HEAD = "pipeline_ledger_head"
 _WHOLE = scope_text({})
 
 
 class TargetLedger:
-    """The entries of one target table, and what of it is this side's. `target` names the table, folded by the
-    database's own case rule.
+    """The entries of one target table, and what of it is this side's. `target` names that table, folded by the
+    database's own case rule; `table` the ledger, if not `pipeline_ledger` in the schema `beside`.
 
     The entries of one scope never overlap. The table's head row is what a publication writes first, so that two of
     them queue; beside it stands a head row for each scope that was ever used, so that all entries are found by a key.
     """
 
-    def __init__(self, schema: str | None, target: str, scope: Scope, place: str) -> None:
+    def __init__(self, table: str | None, beside: str | None, target: str, scope: Scope, place: str) -> None:
+        schema, name = (beside, LEDGER) if table is None else split(table)
         self.scope = scope
         self._target = target
         self._place = place
         self._metadata = sa.MetaData(schema=schema)
         self._entries = sa.Table(
-            LEDGER,
+            name,
             self._metadata,
             sa.Column("target_table", sa.String(255), primary_key=True),
             sa.Column("scope", sa.String(LONGEST_SCOPE), primary_key=True),
@@ -43,7 +45,7 @@ class TargetLedger:
             sa.Column("published_us", sa.BigInteger, nullable=False),
         )
         self._head = sa.Table(
-            HEAD,
+            f"{name}_head",
             self._metadata,
             sa.Column("target_table", sa.String(255), primary_key=True),
             sa.Column("scope", sa.String(LONGEST_SCOPE), primary_key=True),
@@ -94,12 +96,16 @@ class TargetLedger:
         return self._made(connection) and not self._headless(connection, [self.scope])
 
     def _made(self, connection: sa.Connection) -> bool:
+        return not self.missing(connection)
+
+    def missing(self, connection: sa.Connection) -> list[str]:
+        """The statements that make those of the ledger's tables that are not there."""
         inspector = sa.inspect(connection)
-        return all(inspector.has_table(each.name, each.schema) for each in self._metadata.sorted_tables)
+        tables = [each for each in (self._entries, self._head) if not inspector.has_table(each.name, each.schema)]
+        return [create(each, connection.dialect) for each in tables]
 
     def prepare(self, connection: sa.Connection) -> None:
-        """Makes the ledger's tables, and the head rows of this table and scope. DDL: never inside a publication."""
-        self._metadata.create_all(connection)
+        """Makes the head rows of this table and scope, once the tables are there."""
         self._add_heads(connection, [self.scope])
 
     def _add_heads(self, connection: sa.Connection, scopes: Sequence[Scope]) -> None:
@@ -115,7 +121,7 @@ class TargetLedger:
         """Waits until no other transaction publishes into the table: by writing, before any reading."""
         if connection.execute(self._count_up).rowcount != 1:
             raise SideError(
-                f"{self._place}: found no row for it in {HEAD}, which the upload makes; "
+                f"{self._place}: found no row for it in {self._head.name}, which the upload makes; "
                 "someone has emptied that table: run the window again"
             )
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # the record store needs no Arrow
     from pipeline_sql.side import Side
     from pipeline_sql.types import Types
 
+_STANDSTILL_S = 60.0
 _UNTYPED = sa.types.NullType()
 
 
@@ -27,6 +28,8 @@ class Engine:
     """One database, and the ways of it that differ between engines."""
 
     name = "default"
+    #: How long a worker may be silent before another takes its window, in seconds; None where nobody claims.
+    lease_s: float | None = None
 
     def __init__(self, url: sa.URL, *, timeout_s: float) -> None:
         if url.password:
@@ -68,7 +71,10 @@ class Engine:
         return self.writing()
 
     def lock_plan(self, connection: sa.Connection, pipeline: str) -> None:
-        """Lets one transaction at a time plan a pipeline. Nothing to do where there is one writer at a time anyway."""
+        """Lets one transaction at a time plan a pipeline, or count what runs of it before it claims.
+
+        Nothing to do where there is one writer at a time anyway.
+        """
 
     @contextmanager
     def translated(self) -> Iterator[None]:
@@ -125,6 +131,14 @@ class Engine:
         del writing
         with self.translated(), connection.begin():
             yield
+
+    @property
+    def standstill_s(self) -> float:
+        """How long a publication may do nothing, in seconds: a worker that stands still in it holds the ledger's lock.
+
+        A lease is renewed at each third, so that the last one outlasts half of it.
+        """
+        return _STANDSTILL_S if self.lease_s is None else min(_STANDSTILL_S, self.lease_s / 2)
 
     def lost(self, connection: sa.Connection) -> bool:
         """Whether a connection, and its temporary tables with it, is gone for good."""

@@ -59,7 +59,6 @@ _REFUSED = {
     "invalid connection option": "correct the url",
 }
 
-_STANDSTILL_S = 60  # a publication may do nothing for so long; well below any lease that is of use
 _COPIED_ROWS = 50_000  # encoded at a time
 
 _RELATION = """
@@ -202,8 +201,8 @@ class PostgresEngine(Engine):
         with super().transaction(connection, writing=writing):
             if writing:
                 # A worker that stands still while it holds the ledger's lock is cut off before its lease ends.
-                limit = f"SET LOCAL idle_in_transaction_session_timeout = {_STANDSTILL_S * 1000}"
-                connection.exec_driver_sql(limit)
+                milliseconds = max(1, round(self.standstill_s * 1000))
+                connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = {milliseconds}")
             yield
 
     def lost(self, connection: sa.Connection) -> bool:
