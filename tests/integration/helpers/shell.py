@@ -47,7 +47,7 @@ class Shell:
 
     def configure(self, file: str = "pipeline.toml", **changes: Any) -> None:
         """Writes the configuration anew."""
-        config = self.world.config(end=END, **changes)
+        config = {key: value for key, value in self.world.config(end=END, **changes).items() if value is not None}
         (self.folder / file).write_text(toml(config), encoding="utf-8")
 
     def __call__(self, *arguments: str) -> Ended:
