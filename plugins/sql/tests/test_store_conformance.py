@@ -110,6 +110,7 @@ class Misjudged(TestSqlStoreOnSqlite):
 
     __test__ = False
     server_clock = True
+    examples = 600  # it ends with the first one that is noticed
 
     def _settings(self) -> settings:
         # What is found first will do: it need not be made small.
