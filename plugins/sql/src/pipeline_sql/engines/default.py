@@ -122,7 +122,7 @@ class Engine:
         """What the database's types mean in Arrow. Raises SideError for an engine whose types are not known here."""
         raise SideError(
             f"{self.place}: the types of {self.url.get_backend_name()!r} are not known to this connector; "
-            "expected one of: postgresql, sqlite"
+            "expected one of: mariadb, postgresql, sqlite"
         )
 
     @contextmanager
@@ -131,6 +131,10 @@ class Engine:
         del writing
         with self.translated(), connection.begin():
             yield
+
+    def session(self) -> sa.Connection:
+        """A connection for uploads and the publications that follow them."""
+        return self.sa.connect()
 
     @property
     def standstill_s(self) -> float:
@@ -184,6 +188,9 @@ class Engine:
         inspector = sa.inspect(connection)
         return [*inspector.get_table_names(schema), *inspector.get_view_names(schema)]
 
+    def check_transactional(self, connection: sa.Connection, tables: Iterable[tuple[str | None, str]]) -> None:
+        """Raises SideError for one of these tables that could not take back a change. Most databases know none."""
+
     def indexed(self, connection: sa.Connection, table: Table, column: Column) -> bool:
         """Whether a range of the column can be found without reading the whole table."""
         inspector = sa.inspect(connection)
@@ -203,6 +210,10 @@ class Engine:
         value = named_column(side.timestamp.name)
         count = sa.select(sa.func.count()).select_from(side.table.clause()).where(side.rows)
         return [int(connection.execute(count.where(value >= low, value < high)).scalar_one()) for low, high in ranges]
+
+    def selected(self, column: Column) -> sa.ColumnElement[Any]:
+        """What an extraction selects for a column."""
+        return named_column(column.name)
 
     @contextmanager
     def fetching(self, connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Callable[[int], Rows]]:
