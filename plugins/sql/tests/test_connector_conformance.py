@@ -17,7 +17,7 @@ from attrs import evolve
 from pipeline_core import Can, Secret
 from pipeline_core.ledger import Given
 from pipeline_core.testing import ConnectorSuite
-from pipeline_sql import SqlSettings
+from pipeline_sql import SqlSettings, engines
 
 NUMBERS = count()
 INSERT = "INSERT INTO t (at, n, text, ratio) VALUES (?, ?, ?, ?)"
@@ -235,3 +235,12 @@ class TestSqlOnMariaDbWithAMissingColumn(TestSqlOnMariaDb):
         self.run(f"ALTER TABLE {settings.table} RENAME COLUMN at TO hidden")
         yield
         self.run(f"ALTER TABLE {settings.table} RENAME COLUMN hidden TO at")
+
+
+class TestSqlOnAnyDialect(TestSqlOnPostgres):
+    """By nothing but what SQLAlchemy knows of every dialect; PostgreSQL here, whose sessions are not in UTC."""
+
+    @pytest.fixture(autouse=True)
+    def _unknown(self, _database: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delitem(engines._ENGINES, "postgresql")
+        self.url += "&application_name=pipeline-core&options=-c%20timezone%3DAmerica/New_York"

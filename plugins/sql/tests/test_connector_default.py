@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from pipeline_core import SideError
 from pipeline_sql.engines.default import Engine
 from pipeline_sql.side import Side
 from pipeline_sql.tables import Column
@@ -80,9 +79,3 @@ def test_no_schema_is_taken_for_unchanged(engine: Engine) -> None:
     """Plain SQL cannot tell whether a table has changed, so two versions are never the same."""
     with engine.reading() as connection:
         assert engine.schema_version(connection) != engine.schema_version(connection)
-
-
-def test_types_of_an_unknown_engine(engine: Engine) -> None:
-    """An engine whose types are not known says so, and which ones are."""
-    with pytest.raises(SideError, match="expected one of: mariadb, postgresql, sqlite"):
-        engine.types  # noqa: B018 - asking is the test
