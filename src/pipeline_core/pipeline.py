@@ -51,14 +51,23 @@ class Pipeline:
         self._ahead_us = 0  # the store's clock before this host's
 
     @classmethod
-    def from_file(cls, path: str | Path, profile: str | None = None, *, plugins: Plugins = ()) -> Self:
-        """The pipeline of a TOML file."""
-        return cls(load_file(path, profile=profile, plugins=plugins))
+    def from_file(
+        cls, path: str | Path, profile: str | None = None, *, plugins: Plugins = (), name: str | None = None
+    ) -> Self:
+        """The pipeline of a TOML file; `name` chooses one of several `[pipelines.NAME]`."""
+        return cls(load_file(path, profile=profile, plugins=plugins, name=name))
 
     @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any], profile: str | None = None, *, plugins: Plugins = ()) -> Self:
+    def from_mapping(
+        cls,
+        mapping: Mapping[str, Any],
+        profile: str | None = None,
+        *,
+        plugins: Plugins = (),
+        name: str | None = None,
+    ) -> Self:
         """The pipeline of one mapping: the same keys as a file's, or the flat form with `default_record`."""
-        return cls(load(mapping, profile=profile, plugins=plugins))
+        return cls(load(mapping, profile=profile, plugins=plugins, name=name))
 
     def __enter__(self) -> Self:
         return self

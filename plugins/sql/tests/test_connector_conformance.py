@@ -139,13 +139,13 @@ class TestSqlOnPostgres(ConnectorSuite):
             "SELECT state || query FROM pg_stat_activity WHERE application_name = 'pipeline-core' "
             "AND datname = current_database() AND state <> 'idle'"
         )
+        scratch = "SELECT relname FROM pg_class WHERE relname LIKE '%scratch%'"
         for _ in range(200):  # a server notices a moment later that its client has gone
-            open_ones = self.run(busy)
-            if not open_ones:
+            left = [*self.run(busy), *self.run(scratch)]
+            if not left:
                 break
             time.sleep(0.01)
-        scratch = self.run("SELECT relname FROM pg_class WHERE relname LIKE '%scratch%'")
-        return [str(each) for (each,) in [*open_ones, *scratch]]
+        return [str(each) for (each,) in left]
 
 
 class TestSqlOnPostgresWithoutIndex(TestSqlOnPostgres):

@@ -81,7 +81,7 @@ class OnAServer(RecordStoreSuite):
             with self.engines[store].writing() as connection:
                 for table in ("records", "events"):
                     connection.exec_driver_sql(f"DELETE FROM pipeline_core_{table}")
-                connection.exec_driver_sql("UPDATE pipeline_core_fence SET last = 0")
+                connection.exec_driver_sql("SELECT setval('pipeline_core_fences', 1, false)")
             yield store
         self.free.append(url)
 

@@ -50,7 +50,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return Terminal(json="--json" in given).fail(ConfigError(f"{message.rstrip('.')}; see `{NAME} --help`"))
 
 
-@verb(app)
+@verb(app, each=False)
 def init(
     session: Session,
     file: Annotated[Path | None, typer.Argument(help="Where to write it (that of -c).")] = None,
@@ -132,11 +132,12 @@ def status(session: Session) -> Exit:
     """Show where the pipeline stands."""
     with session.pipeline() as pipeline:
         report = pipeline.status()
-    session.terminal.show(report.as_mapping(), views.status_view(report, pipeline.config.policy.timezone))
+    view = views.status_line if session.common.every else views.status_view
+    session.terminal.show(report.as_mapping(), view(report, pipeline.config.policy.timezone))
     return report.exit_code
 
 
-@verb(app)
+@verb(app, each=False)
 def plugins(session: Session) -> Exit:
     """List the types that can be selected."""
     manager = session.manager()
@@ -170,7 +171,7 @@ def doctor(session: Session) -> Exit:
         findings = pipeline.doctor()
     code = Exit.ATTENTION if any(finding.problem for finding in findings) else Exit.OK
     mapping = {"findings": [finding.as_mapping() for finding in findings], "exit_code": int(code)}
-    session.terminal.show(mapping, views.doctor_view(findings))
+    session.terminal.show(mapping, views.doctor_view(findings, session.terminal.about))
     return code
 
 
@@ -184,7 +185,7 @@ def validate(session: Session) -> Exit:
     return Exit.OK
 
 
-@verb(config_app)
+@verb(config_app, each=False)
 def schema(session: Session) -> Exit:
     """Print the JSON Schema of the configuration, with every installed plugin's settings."""
     from pipeline_core.config.schema import json_schema  # noqa: PLC0415 - cattrs loads here

@@ -99,6 +99,13 @@ def status_view(report: StatusReport, zone: str) -> RenderableType:
     return Group(*parts)
 
 
+def status_line(report: StatusReport, zone: str) -> RenderableType:
+    """Where one of several pipelines stands: how many windows are in which state, and until when time is covered."""
+    counts = ", ".join(f"{count:,} {status}" for status, count in report.counts.items() if count) or "no window yet"
+    until = f"; done until {moment(report.coverage[-1].end, zone)}" if report.coverage else ""
+    return Text(f"{report.pipeline}: {counts}{until}", "bold red" if report.quarantined else "")
+
+
 def plugins_view(listing: Sequence[Listed], broken: Sequence[str]) -> RenderableType:
     """What can be selected, and what could not be loaded."""
     table = _table("kind", "type", "")
@@ -113,13 +120,13 @@ def plugins_view(listing: Sequence[Listed], broken: Sequence[str]) -> Renderable
     return Group(table, *(Text(f"broken: {problem}", "red") for problem in broken))
 
 
-def doctor_view(findings: Sequence[Finding]) -> RenderableType:
-    """Each part: ok, or what is wrong and what to do."""
+def doctor_view(findings: Sequence[Finding], about: str = "") -> RenderableType:
+    """Each part: ok, or what is wrong and what to do; `about` says of which pipeline, where there are several."""
     table = _table("part", "")
     for finding in findings:
         wrong = Group(Text(redact(finding.problem), "red"), Text(f"remedy: {redact(finding.remedy)}"))
         table.add_row(finding.part, wrong if finding.problem else Text("ok", "green"))
-    return table
+    return Group(Text(about, "bold"), table) if about else table
 
 
 class _Picture:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from sqlalchemy import exc
 
 from pipeline_core import PermanentError, PipelineError, TransientError, Window
 from pipeline_core.secrets import hide, redact
+from pipeline_sql.prepared import Prepared, Row
+from pipeline_sql.schema import fence
 from pipeline_sql.tables import Column, Range, Rows, Table, TypedColumn, named, named_column
 
 if TYPE_CHECKING:  # the record store needs no Arrow
@@ -22,6 +24,19 @@ if TYPE_CHECKING:  # the record store needs no Arrow
 
 _STANDSTILL_S = 60.0
 _UNTYPED = sa.types.NullType()
+
+
+_TAKE_FENCES = Prepared(
+    sa.update(fence)
+    .where(fence.c.id == 1)
+    .values(
+        last=sa.case(
+            (fence.c.last >= sa.bindparam("now_us"), fence.c.last + sa.bindparam("count")),
+            else_=sa.bindparam("now_us") + sa.bindparam("count") - 1,
+        )
+    )
+)
+_LAST_FENCE = Prepared(sa.select(fence.c.last).where(fence.c.id == 1))
 
 
 class Engine:
@@ -79,6 +94,22 @@ class Engine:
             if "already" not in str(error):
                 raise
             raise TransientError(f"{error}; another worker has made it at this moment") from None
+
+    def take_fences(self, connection: sa.Connection, now_us: int, count: int) -> int:
+        """Takes that many fences; the first of them, `max(last + 1, now_us)`."""
+        # The update locks the row, so the later read sees this transaction's own number.
+        _TAKE_FENCES.run(connection, [{"now_us": now_us, "count": count}])
+        last: int = _LAST_FENCE.rows(connection, {})[0]["last"]
+        return last - count + 1
+
+    def claim_at_once(self, wanted: Mapping[str, Any]) -> list[Row]:
+        """Claims the oldest ready records in one statement and transaction; the rows as they are now.
+
+        Nothing where the engine has no such statement, where none is ready, or where a lease has run out or a backoff
+        is over, which a claim looks at first: then the store goes step by step.
+        """
+        del wanted
+        return []
 
     def lock_plan(self, connection: sa.Connection, pipeline: str) -> None:
         """Lets one transaction at a time plan a pipeline, or count what runs of it before it claims.
