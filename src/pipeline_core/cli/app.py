@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from pipeline_core.cli import starter, views
-from pipeline_core.cli.options import takes_common_options, verb
+from pipeline_core.cli import hands, starter, views
+from pipeline_core.cli.options import From, To, takes_common_options, verb
 from pipeline_core.cli.session import Session
 from pipeline_core.cli.store import store_app
 from pipeline_core.cli.terminal import Terminal
@@ -34,9 +34,6 @@ app.add_typer(config_app, name="config")
 app.add_typer(store_app, name="store")
 takes_common_options(app)
 takes_common_options(config_app)
-
-From = Annotated[str | None, typer.Option("--from", metavar="TIME", help="Windows that start here or later; local.")]
-To = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Windows that start before this; local.")]
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -135,6 +132,9 @@ def status(session: Session) -> Exit:
     view = views.status_line if session.common.every else views.status_view
     session.terminal.show(report.as_mapping(), view(report, pipeline.config.policy.timezone))
     return report.exit_code
+
+
+hands.add_to(app)
 
 
 @verb(app, each=False)

@@ -23,6 +23,8 @@ from pipeline_core.log import LOGGER, JsonFormatter, TextFormatter
 from pipeline_core.reports import Exit
 
 Command = Callable[..., Exit]
+From = Annotated[str | None, typer.Option("--from", metavar="TIME", help="Windows that start here or later; local.")]
+To = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Windows that start before this; local.")]
 
 
 def given(

@@ -13,7 +13,7 @@ from rich.text import Text
 from pipeline_core.cli import picture
 from pipeline_core.plugins import Listed
 from pipeline_core.record import Change, Record
-from pipeline_core.reports import AdoptionReport, CheckReport, Finding, RunReport, StatusReport
+from pipeline_core.reports import AdoptionReport, CheckReport, Finding, HandReport, RunReport, StatusReport
 from pipeline_core.secrets import redact
 from pipeline_core.window import Window, from_us
 
@@ -86,6 +86,15 @@ def adoption_view(report: AdoptionReport, zone: str) -> RenderableType:
     return Group(head, *spans[:_MOST_ROWS], *_left_out(len(spans)))
 
 
+def hand_view(report: HandReport, zone: str) -> RenderableType:
+    """The windows that a hand was laid on."""
+    would = "would " if report.dry_run else ""
+    lines = [Text(f"{report.pipeline}: {would}{report.action} {len(report.windows):,} windows: {report.reason}")]
+    for touched in report.windows[:_MOST_ROWS]:
+        lines.append(Text(f"  {window_name(touched.window, zone)}, was {touched.was}"))
+    return Group(*lines, *_left_out(len(report.windows)))
+
+
 def status_view(report: StatusReport, zone: str) -> RenderableType:
     """Where the pipeline stands: the picture, then the windows that want a look."""
     parts: list[RenderableType] = [_Picture(report, zone)]
@@ -93,6 +102,7 @@ def status_view(report: StatusReport, zone: str) -> RenderableType:
         ("quarantined", report.quarantined),
         ("failing, to be tried again", report.failing),
         ("running", report.running),
+        ("skipped by hand", report.skipped),
     ):
         if records:
             parts += [Text(), Text(f"{title}:", "bold"), *_records(records, zone), *_left_out(len(records))]

@@ -57,6 +57,10 @@ def _number(default: float, check: Any, text: str) -> Any:
     return field(default=default, validator=check, metadata={"help": text})
 
 
+def _limit(text: str) -> Any:
+    return field(default=None, validator=attrs.validators.optional(_at_least(1)), metadata={"help": text})
+
+
 @frozen
 class RunSettings:
     """How a run works through its windows. Times are in seconds, where they are no text such as `30min`."""
@@ -69,11 +73,9 @@ class RunSettings:
     backoff_max_s: float = _number(600.0, _at_least(0), "the longest wait of a window")
     crash_backoff_s: float = _number(10.0, _at_least(0), "the wait after the second crash of a window; it doubles")
     batch_rows: int = _number(50_000, _at_least(1), "how many rows are extracted at a time")
-    max_running: int | None = field(
-        default=None,
-        validator=attrs.validators.optional(_at_least(1)),
-        metadata={"help": "how many windows of the pipeline are worked on at once, on all hosts together"},
-    )
+    max_running: int | None = _limit("how many windows of the pipeline are worked on at once, on all hosts together")
+    rows_per_second: int | None = _limit("how many rows a second each worker extracts at most")
+    stage_max_bytes: int | None = _limit("no window is extracted while the pipeline's staged files hold so many bytes")
     give_up_after: str = field(
         default="30min",
         validator=_is_duration,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
 import sqlalchemy as sa
@@ -21,6 +21,8 @@ from pipeline_core import (
     ClaimLostError,
     ClaimRequest,
     Event,
+    Hand,
+    Intervention,
     Outcome,
     Record,
     RecordError,
@@ -31,13 +33,15 @@ from pipeline_core import (
     Verdict,
     Window,
 )
-from pipeline_core.record import transition
+from pipeline_core.record import by_hand, transition
 from pipeline_core.window import MIN_US, iso
 from pipeline_sql.engines.default import Engine
 from pipeline_sql.migrations import migrate
 from pipeline_sql.prepared import Prepared, Row
 from pipeline_sql.readiness import is_pending, is_ready, is_running, of_request
 from pipeline_sql.schema import events, records
+
+T = TypeVar("T")
 
 _EVENTS_A_PAGE = 10_000
 _STARTS_A_QUERY = 500  # well below what any engine takes
@@ -244,6 +248,21 @@ class SqlRecordStore(RecordStore):
             (row,) = _move(connection, "settled", [move], now_us)
             return _record(row)
 
+    def intervene(self, intervention: Intervention) -> Sequence[Record]:
+        spans = {span.start_us: span for span in intervention.spans}
+        after = {start_us: by_hand(intervention.hand, span.status) for start_us, span in spans.items()}
+        with self._engine.writing() as connection:
+            now_us = self._engine.now_us(connection)
+            rows = [
+                row
+                for page in _pages(sorted(spans))
+                for row in _rows(connection, _LIVE_AT_ANY, {"pipeline": intervention.pipeline, "starts": page})
+                if (row["end_us"], row["status"], row["fence"]) == spans[row["start_us"]][1:4]
+            ]
+            moves = [_intervention(row, intervention, after[row["start_us"]]) for row in rows]
+            moved = _move(connection, str(intervention.hand), moves, now_us) if moves else []
+            return sorted((_record(row) for row in moved), key=lambda record: record.window.start_us)
+
 
 # --- transitions ------------------------------------------------------------------------------------------------------
 
@@ -360,6 +379,16 @@ def _settlement(row: Row, verdict: Verdict, now_us: int) -> _Move:
         "evidence": verdict.evidence,
     }
     return _Move(row, values, told)
+
+
+def _intervention(row: Row, intervention: Intervention, after: Status) -> _Move:
+    reason = _storable(intervention.told)
+    values: dict[str, Any] = {"status": after, "reason": reason, "claim_id": None, "owner": None, "due_us": 0}
+    if intervention.hand is Hand.RETRY:
+        values |= {"attempts": 0, "crashes": 0}
+    if intervention.hand is Hand.SKIP:
+        values |= {"outcome": Outcome.SKIPPED, "asked": None}
+    return _Move(row, values, {"reason": reason, "by": intervention.by, "fence": row["fence"], "owner": row["owner"]})
 
 
 # --- who holds a claim ------------------------------------------------------------------------------------------------
@@ -491,9 +520,9 @@ def _planned(change: Change, removed: Sequence[Removal], added: Sequence[Additio
     return _event(run, "planned", now_us, told)
 
 
-def _pages(removals: Sequence[Removal]) -> Iterator[Sequence[Removal]]:
-    for at in range(0, len(removals), _STARTS_A_QUERY):
-        yield removals[at : at + _STARTS_A_QUERY]
+def _pages(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    for at in range(0, len(rows), _STARTS_A_QUERY):
+        yield rows[at : at + _STARTS_A_QUERY]
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
