@@ -37,6 +37,11 @@ class ClockedSqlite(Clocked, SqliteEngine):
 class ClockedPostgres(Clocked, PostgresEngine):
     """PostgreSQL under that clock."""
 
+    @property
+    def clock(self) -> str:  # type: ignore[override]
+        """The SQL of it."""
+        return f"{self.clock_us}::bigint"
+
 
 class ClockedMariaDb(Clocked, MariaDbEngine):
     """MariaDB under that clock."""
@@ -51,14 +56,6 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'records.db'}"
     return str(request.getfixturevalue("postgres_url" if request.param == "postgresql" else "mariadb_url"))
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def side_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a new database, of each engine that can be a side in turn."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'side.db'}"
-    return str(request.getfixturevalue("postgres_url"))
 
 
 @pytest.fixture

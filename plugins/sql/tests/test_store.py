@@ -707,8 +707,14 @@ def differ(_context: Any, _column: Any, _meta: Any, found: Any, asked: Any) -> b
 
 def test_the_migrations_make_the_tables_of_the_schema(store: SqlRecordStore, engine: Any) -> None:
     """What the migrations build and what the code queries are the same, and the newest migration is the code's."""
+    # PostgreSQL has a sequence in place of that table.
+    absent = {schema.fence.name} if engine.name == "postgresql" else set()
     with engine.sa.connect() as connection:
-        options = {"version_table": schema.VERSION_TABLE, "compare_type": differ}
+        options = {
+            "version_table": schema.VERSION_TABLE,
+            "compare_type": differ,
+            "include_object": lambda _found, name, *_: name not in absent,
+        }
         context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, schema.metadata) == []
     config = Config()

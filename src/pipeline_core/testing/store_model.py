@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pipeline_core.contracts import ClaimRequest, Context, RecordStore
 from pipeline_core.errors import ClaimLostError
-from pipeline_core.record import Addition, Asked, Change, Claim, Outcome, Removal, Status, Verdict
+from pipeline_core.record import Addition, Asked, Change, Claim, Hand, Intervention, Outcome, Removal, Status, Verdict
 from pipeline_core.testing.findings import expect, expect_error, report
 from pipeline_core.testing.together import WORKERS, Act, Lost, Processes, in_threads
 from pipeline_core.window import SECOND_US, Window
@@ -214,6 +214,22 @@ class Model:
         if verdict.status is Status.DONE:
             row.crashes, row.asked = 0, None
         self.move(row, "settled", verdict.status)
+
+    def intervene(self, intervention: Intervention) -> list[Row]:
+        touched = []
+        for span in sorted(intervention.spans):
+            row = next((row for row in self.rows if (*row.span, row.status, row.fence) == span[:4]), None)
+            if row is None:
+                continue
+            row.claim_id, row.owner, row.due_us = None, None, 0
+            if intervention.hand is Hand.RETRY:
+                row.attempts = row.crashes = 0
+            if intervention.hand is Hand.SKIP:
+                row.outcome, row.asked = Outcome.SKIPPED, None
+            after = Status.DONE if intervention.hand is Hand.SKIP else Status.PENDING
+            self.move(row, str(intervention.hand), after)
+            touched.append(row)
+        return touched
 
     def held(self, claim: Claim) -> Row | None:
         """The row that still carries the claim."""
@@ -426,6 +442,15 @@ class StoreMachine(RuleBasedStateMachine):
         return self.same(
             "settle returns the record", found, (verdict.status, verdict.reason, verdict.outcome), claim.window
         )
+
+    @rule(hand=st.sampled_from(Hand), places=st.sets(st.integers(0, 11), min_size=1), late=st.booleans())
+    def intervene(self, hand: Hand, places: set[int], late: bool) -> None:
+        fit = [span for span in self.store.spans(PIPELINE) if span.status in hand.fits]
+        spans = [span._replace(fence=span.fence + late) for place, span in enumerate(fit) if place in places]
+        intervention = Intervention(PIPELINE, hand, spans, "enough", "somebody")
+        moved = [record.window for record in self.store.intervene(intervention)]
+        expected = [Window.from_us(*row.span) for row in self.model.intervene(intervention)]
+        self.same("intervene moves the windows that are still as they were read", moved, expected)
 
     @precondition(lambda self: self.clocked)
     @rule(seconds=st.sampled_from([1, 100, 450, 600, 601, -50]))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-HEAD = "0002"  # the migration that this code works with
+HEAD = "0003"  # the migration that this code works with
 VERSION_TABLE = "pipeline_core_version"
 
 # SQLite counts up only an INTEGER key. MariaDB compares text without regard to case and to spaces at its end
@@ -78,7 +78,7 @@ events = sa.Table(
     sa.Index("ix_pipeline_core_events_time", "pipeline", "at_us", "id"),
 )
 
-# One row: the last fence given out, of all pipelines.
+# One row: the last fence given out, of all pipelines. PostgreSQL has a sequence and a function in its place.
 fence = sa.Table(
     "pipeline_core_fence",
     metadata,
