@@ -180,7 +180,7 @@ class Database:
         holder = _HOLDER.search(text)
         who = holder[1] if holder else "another process"
         return (
-            f"{self.place}: {who} has the file open, and DuckDB lets one process at a time do so: "
+            f"{self.place}: {who} holds the file's lock, and DuckDB lets one process at a time have a file open: "
             "close it there, or end that process"
         )
 

@@ -2,9 +2,10 @@
 
 from worlds.base import World
 from worlds.child import Child, harry
+from worlds.duckdb import DuckDbWorld
 from worlds.postgresql import PostgresWorld
 from worlds.sqlite import SqliteWorld
 
-WORLDS: dict[str, type[World]] = {"sqlite": SqliteWorld, "postgresql": PostgresWorld}
+WORLDS: dict[str, type[World]] = {"sqlite": SqliteWorld, "postgresql": PostgresWorld, "duckdb": DuckDbWorld}
 
-__all__ = ["WORLDS", "Child", "PostgresWorld", "SqliteWorld", "World", "harry"]
+__all__ = ["WORLDS", "Child", "DuckDbWorld", "PostgresWorld", "SqliteWorld", "World", "harry"]

@@ -26,6 +26,7 @@ _PRELOADED = [
     "pipeline_sql.sqlite_types",
     "pipeline_sql.postgresql_types",
     "pipeline_objects.stage",
+    "pipeline_duckdb.connector",
     "psycopg",
     "cattrs",
     "stamina",
