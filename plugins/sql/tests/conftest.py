@@ -37,6 +37,11 @@ class ClockedSqlite(Clocked, SqliteEngine):
 class ClockedPostgres(Clocked, PostgresEngine):
     """PostgreSQL under that clock."""
 
+    @property
+    def clock(self) -> str:  # type: ignore[override]
+        """The SQL of it."""
+        return f"{self.clock_us}::bigint"
+
 
 class ClockedMariaDb(Clocked, MariaDbEngine):
     """MariaDB under that clock."""

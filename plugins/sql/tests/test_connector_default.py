@@ -84,5 +84,5 @@ def test_no_schema_is_taken_for_unchanged(engine: Engine) -> None:
 
 def test_types_of_an_unknown_engine(engine: Engine) -> None:
     """An engine whose types are not known says so, and which ones are."""
-    with pytest.raises(SideError, match="expected one of: postgresql, sqlite"):
+    with pytest.raises(SideError, match="expected one of: mariadb, postgresql, sqlite"):
         engine.types  # noqa: B018 - asking is the test

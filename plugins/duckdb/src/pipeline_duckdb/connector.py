@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
-from attrs import frozen
+from attrs import define, field, frozen
 
 from pipeline_core import (
+    Batch,
     Batches,
     Claim,
     ExtractRequest,
@@ -32,7 +34,7 @@ from pipeline_duckdb import staging, table, types
 from pipeline_duckdb.counting import count_windows
 from pipeline_duckdb.database import Database, quoted
 from pipeline_duckdb.ledger import TargetLedger
-from pipeline_duckdb.loading import Loading, declarations, plan, staged_columns
+from pipeline_duckdb.loading import Loading, StagedColumn, declarations, declared, plan, staged_columns
 from pipeline_duckdb.side import Side, condition, resolved
 from pipeline_duckdb.table import Column, column_of, nearest
 from pipeline_duckdb.timestamps import of_column
@@ -68,7 +70,7 @@ class DuckDbConnector(Source, Target):
         self._copies: list[Claim] = []
         scope = scope_of(settings.scope, table.fold)
         self._target = table.fold(f"{self._schema}.{self._name}") + scope_text(scope)
-        self._ledger = TargetLedger(self._schema, table.fold(self._name), scope, self._place)
+        self._ledger = TargetLedger(settings.ledger, self._schema, table.fold(self._name), scope, self._place)
 
     def close(self) -> None:
         """Drops scratch."""
@@ -262,31 +264,48 @@ class DuckDbConnector(Source, Target):
             columns = staged_columns(connection, schema, relation, load.columns, self._place)
             with self._database.publishing():
                 connection.begin()
-                side = self._prepared(connection, lambda: declarations(columns, *self._timestamp, self._place))
+                side = self._prepared(connection, columns)
                 connection.commit()
-            loading = plan(columns, side, self._place)
+            loading = plan(columns, side, self._place, ignore=self._settings.new_columns == "ignore")
             loading.check(connection, relation, load.window)
         key = load.claim.record.pipeline, load.window
         self._scratch[key] = _Scratch(load.claim.fence, load.staged.key, paths, loading)
 
-    @property
-    def _timestamp(self) -> tuple[str, str | None]:
-        return self._settings.timestamp_column, self._settings.timestamp_timezone
-
-    def _prepared(self, connection: duckdb.DuckDBPyConnection, declared: Callable[[], list[str]]) -> Side:
+    def _prepared(self, connection: duckdb.DuckDBPyConnection, columns: Sequence[StagedColumn]) -> Side:
         """The table, with the ledger beside it: each made where it is missing."""
         side = self._side_of(connection)
         if side is not None and side.table.view:
             raise SideError(f"{self._place}: it is a view, which no row can be written to; name the table behind it")
-        if side is None:
-            made = table.qualified(connection, self._schema, self._name)
-            connection.execute(f"CREATE TABLE {made} ({', '.join(declared())})")
-            side = self._side_of(connection)
-        if not self._ledger.ready(connection):
-            self._ledger.prepare(connection)
+        for statement in self._missing(connection, columns):
+            connection.execute(statement)
+        self._ledger.prepare(connection)
+        side = self._side_of(connection)
         if side is None:
             raise PermanentError(f"{self._place}: made the table, and cannot find it")
         return side
+
+    def _missing(self, connection: duckdb.DuckDBPyConnection, columns: Sequence[StagedColumn]) -> list[str]:
+        """The statements that make what staged columns need and do not find: ledger, table, columns."""
+        settings = self._settings
+        ledger = self._ledger.missing(connection)
+        found = table.find(connection, self._schema, self._name)
+        if found is None:
+            made = table.qualified(connection, self._schema, self._name)
+            listed = declarations(columns, settings.timestamp_column, settings.timestamp_timezone, self._place)
+            return [*ledger, f"CREATE TABLE {made} ({', '.join(listed)})"]
+        if settings.new_columns != "add":
+            return ledger
+        new = [column for column in columns if column_of(column.name, found.columns) is None]
+        return [*ledger, *(f"ALTER TABLE {found.sql} ADD COLUMN {declared(column, self._place)}" for column in new)]
+
+    def ddl(self, rows: Batch, columns: Mapping[str, str]) -> Sequence[str]:
+        sample = pa.table(rows).slice(0, 0)
+        staging.check(sample.schema, self._place)
+        with TemporaryDirectory() as folder, self._database.connected() as connection:
+            file = Path(folder) / "columns.parquet"  # as staged files are, for DuckDB reads Arrow otherwise
+            pq.write_table(sample, file)
+            staged = staged_columns(connection, sample.schema, staging.relation([file]), columns, self._place)
+            return [f"{statement};" for statement in self._missing(connection, staged)]
 
     def discard(self, claim: Claim) -> None:
         key = claim.record.pipeline, claim.window
@@ -301,7 +320,7 @@ class DuckDbConnector(Source, Target):
     def transaction(self) -> Iterator[Publication]:
         with self._database.publishing(), self._database.connected() as connection:
             connection.begin()
-            yield _Publication(connection, self._ledger, self._scratch_of, self._place)
+            yield _Publication(connection, self._ledger, self._scratch_of, self._side_of, self._place)
             connection.commit()
 
     def published(self, load: Load) -> bool:
@@ -323,21 +342,16 @@ class DuckDbConnector(Source, Target):
         return scratch
 
 
+@define
 class _Publication(Publication):
     """The verbs, in one transaction. `guard` comes first, and says which scratch it is."""
 
-    def __init__(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        ledger: TargetLedger,
-        scratch_of: Callable[[Load], _Scratch],
-        place: str,
-    ) -> None:
-        self._connection = connection
-        self._ledger = ledger
-        self._scratch_of = scratch_of
-        self._place = place
-        self._loading: Loading | None = None
+    _connection: duckdb.DuckDBPyConnection
+    _ledger: TargetLedger
+    _scratch_of: Callable[[Load], _Scratch]
+    _side_of: Callable[[duckdb.DuckDBPyConnection], Side | None]
+    _place: str
+    _loading: Loading | None = field(default=None, init=False)
 
     def guard(self, load: Load) -> None:
         self._ledger.lock(self._connection)
@@ -353,10 +367,20 @@ class _Publication(Publication):
 
     def insert(self, load: Load) -> None:
         loading, scratch = self._guarded, self._scratch_of(load)
+        self._check_unchanged(loading)
         gone = [path for path in scratch.paths if not path.exists()]
         if gone:
             raise TransientError(f"{self._place}: the uploaded file {gone[0]} is gone; the window is done again")
         self._connection.execute(loading.insert(staging.relation(scratch.paths), load.window))
+
+    def _check_unchanged(self, loading: Loading) -> None:
+        """Raises TransientError where a column is no longer what it was when the rows were made to fit it."""
+        side = self._side_of(self._connection)
+        changed = [column.name for column, _ in loading.pairs if side is None or column not in side.table.columns]
+        if changed:
+            raise TransientError(
+                f"{self._place}: the columns {changed} have changed since the upload; the rows are uploaded again"
+            )
 
     def count(self, window: Window) -> int:
         return count_windows(self._connection, self._guarded.side, [window])[0]

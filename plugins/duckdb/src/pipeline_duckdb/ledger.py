@@ -9,45 +9,45 @@ import duckdb
 
 from pipeline_core import Claim, SideError
 from pipeline_core.ledger import Adoption, Entry, LedgerChange, Scope, adopt, scope_text
-from pipeline_duckdb.table import qualified
+from pipeline_duckdb.table import fold, names, qualified, split
 
 LEDGER = "pipeline_ledger"
-HEAD = "pipeline_ledger_head"
 
 
 class TargetLedger:
     """The entries of one target table; `target` names it, and `scope` its columns, folded by DuckDB's own case rule.
+    `ledger` is where they stand, if not in `pipeline_ledger` of the schema `beside`.
 
     Entries of one scope never overlap. The table's head row is what a publication writes first: DuckDB aborts a second
     transaction that writes it too. No keys are declared: their indexes would cost more than these few rows.
     """
 
-    def __init__(self, schema: str, target: str, scope: Scope, place: str) -> None:
+    def __init__(self, ledger: str | None, beside: str, target: str, scope: Scope, place: str) -> None:
         self.scope = scope
-        self._schema = schema
+        self._schema, self._name = (beside, LEDGER) if ledger is None else split(ledger)
+        self._head = f"{self._name}_head"
         self._target = target
         self._place = place
 
     def ready(self, connection: duckdb.DuckDBPyConnection) -> bool:
         """Whether `prepare` has been here."""
-        found = connection.execute(
-            "SELECT count(*) FROM duckdb_tables() WHERE database_name = current_database() "
-            "AND lower(schema_name) = lower(?) AND table_name IN (?, ?)",
-            [self._schema, LEDGER, HEAD],
-        ).fetchall()
-        return found == [(2,)] and self._heads(connection) > 0
+        return not self.missing(connection) and self._heads(connection) > 0
+
+    def missing(self, connection: duckdb.DuckDBPyConnection) -> list[str]:
+        """The statements that make those of the ledger's tables that are not there."""
+        ledger, head = self._named(connection)
+        statements = {
+            self._name: f"CREATE TABLE {ledger} (target_table VARCHAR NOT NULL, scope VARCHAR NOT NULL, "
+            "start_us BIGINT NOT NULL, end_us BIGINT NOT NULL, pipeline VARCHAR NOT NULL, fence BIGINT NOT NULL, "
+            "published_us BIGINT NOT NULL)",
+            self._head: f"CREATE TABLE {head} (target_table VARCHAR NOT NULL, publications BIGINT NOT NULL)",
+        }
+        known = {fold(name) for name in names(connection, self._schema)}
+        return [statement for name, statement in statements.items() if fold(name) not in known]
 
     def prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Makes the ledger's tables, and this table's head row. DDL: never inside a publication."""
-        ledger, head = self._named(connection)
-        connection.execute(
-            f"CREATE TABLE IF NOT EXISTS {ledger} (target_table VARCHAR NOT NULL, scope VARCHAR NOT NULL, "
-            "start_us BIGINT NOT NULL, end_us BIGINT NOT NULL, pipeline VARCHAR NOT NULL, fence BIGINT NOT NULL, "
-            "published_us BIGINT NOT NULL)"
-        )
-        connection.execute(
-            f"CREATE TABLE IF NOT EXISTS {head} (target_table VARCHAR NOT NULL, publications BIGINT NOT NULL)"
-        )
+        """Makes this table's head row, once the tables are there."""
+        _, head = self._named(connection)
         if not self._heads(connection):
             connection.execute(f"INSERT INTO {head} VALUES (?, 0)", [self._target])  # noqa: S608 - quoted
 
@@ -60,7 +60,7 @@ class TargetLedger:
         ).fetchall()
         if counted != [(1,)]:
             raise SideError(
-                f"{self._place}: found no row for it in {HEAD}, which the upload makes; "
+                f"{self._place}: found no row for it in {self._head}, which the upload makes; "
                 "someone has emptied that table: run the window again"
             )
 
@@ -118,4 +118,4 @@ class TargetLedger:
         return int(connection.execute(query, [self._target]).fetchall()[0][0])
 
     def _named(self, connection: duckdb.DuckDBPyConnection) -> tuple[str, str]:
-        return qualified(connection, self._schema, LEDGER), qualified(connection, self._schema, HEAD)
+        return qualified(connection, self._schema, self._name), qualified(connection, self._schema, self._head)

@@ -69,16 +69,21 @@ def declarations(columns: Sequence[StagedColumn], timestamp: str, timezone: str 
         raise _no_timestamp(timestamp, columns, place)
     found = []
     for column in columns:
-        declared = str(column.type)
         if fold(column.name) == fold(timestamp):
-            declared = "TIMESTAMPTZ" if timezone is None else "TIMESTAMP"
-        elif types.kind(column.type) in ("null", "unknown"):
-            raise PermanentError(
-                f"{place}: column {column.name!r}: no type of the target keeps what the staged {declared} means; "
-                "exclude it at the source, or make the table yourself"
-            )
-        found.append(f"{quoted(column.name)} {declared}")
+            found.append(f"{quoted(column.name)} {'TIMESTAMPTZ' if timezone is None else 'TIMESTAMP'}")
+        else:
+            found.append(declared(column, place))
     return found
+
+
+def declared(column: StagedColumn, place: str) -> str:
+    """A column to be made for a staged one, in SQL. Raises PermanentError where no type keeps what it means."""
+    if types.kind(column.type) in ("null", "unknown"):
+        raise PermanentError(
+            f"{place}: column {column.name!r}: no type of the target keeps what the staged {column.type} means; "
+            "exclude it at the source, or make the column yourself"
+        )
+    return f"{quoted(column.name)} {column.type}"
 
 
 @frozen
@@ -153,10 +158,13 @@ class Loading:
             )
 
 
-def plan(columns: Sequence[StagedColumn], side: Side, place: str) -> Loading:
-    """Matches staged columns with a table's. Raises PermanentError for one that has no place, or cannot be held."""
+def plan(columns: Sequence[StagedColumn], side: Side, place: str, *, ignore: bool = False) -> Loading:
+    """Matches staged columns with a table's. Raises PermanentError for one that has no place, or cannot be held;
+    where `ignore` is set, what has no place is left out.
+    """
     table, timestamp = side.table, side.timestamp
-    pairs = [(_matched(staged, table, place), staged) for staged in columns]
+    placed = [staged for staged in columns if not ignore or column_of(staged.name, table.columns)]
+    pairs = [(_matched(staged, table, place), staged) for staged in placed]
     filled = [column for column, _ in pairs]
     if timestamp not in filled:
         raise _no_timestamp(timestamp.name, columns, place)
@@ -189,7 +197,7 @@ def _matched(staged: StagedColumn, table: Table, place: str) -> Column:
         raise PermanentError(
             f"{place}: it has no column for the staged {staged.name!r} "
             f"({nearest(staged.name, [each.name for each in table.columns])}); "
-            "add the column, rename it under [columns], or exclude it at the source"
+            "add the column, rename it under [columns], exclude it at the source, or set new_columns on the target"
         )
     if column.generated:
         raise PermanentError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import field, frozen, validators
 
@@ -38,8 +38,10 @@ class DuckDbSettings:
     `timestamp_timezone` is the zone that bare local times are meant in, required where the timestamp column carries
     none. `scope` limits the side to the rows whose columns hold these values: a table that several pipelines share.
     `where` limits a source to the rows for which this SQL condition is true. With `create` a missing target table, and
-    a missing file, is made from the staged rows. `timeout_s` limits, in seconds, a count and the wait for a lock, that
-    of the file among them.
+    a missing file, is made from the staged rows. `new_columns` says what becomes of a staged column that a target
+    lacks: `add` alters the table, `ignore` leaves the values out. `ledger` is where a target's ledger stands,
+    `schema.table` or `table`; without it `pipeline_ledger` beside the table. `timeout_s` limits, in seconds, a count
+    and the wait for a lock, that of the file among them.
     """
 
     path: str = field(validator=_is_file)
@@ -49,6 +51,10 @@ class DuckDbSettings:
     scope: Mapping[str, str | bool | int | float | date] = field(factory=dict)
     where: str | None = field(default=None, validator=validators.optional(validators.min_len(1)))
     create: bool = False
+    new_columns: Literal["error", "add", "ignore"] = field(
+        default="error", validator=validators.in_(("error", "add", "ignore"))
+    )
+    ledger: str | None = field(default=None, validator=validators.optional(validators.min_len(1)))
     timeout_s: float = field(default=300.0, validator=validators.gt(0))
 
     @contextmanager

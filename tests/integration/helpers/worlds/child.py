@@ -25,9 +25,11 @@ _PRELOADED = [
     "pipeline_sql.store",
     "pipeline_sql.sqlite_types",
     "pipeline_sql.postgresql_types",
+    "pipeline_sql.mariadb_types",
     "pipeline_objects.stage",
     "pipeline_duckdb.connector",
     "psycopg",
+    "pymysql",
     "cattrs",
     "stamina",
 ]

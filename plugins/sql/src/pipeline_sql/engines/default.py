@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ from sqlalchemy import exc
 
 from pipeline_core import PermanentError, PipelineError, SideError, TransientError, Window
 from pipeline_core.secrets import hide, redact
+from pipeline_sql.prepared import Prepared, Row
+from pipeline_sql.schema import fence
 from pipeline_sql.tables import Column, Range, Rows, Table, named, named_column
 
 if TYPE_CHECKING:  # the record store needs no Arrow
@@ -20,13 +22,29 @@ if TYPE_CHECKING:  # the record store needs no Arrow
     from pipeline_sql.side import Side
     from pipeline_sql.types import Types
 
+_STANDSTILL_S = 60.0
 _UNTYPED = sa.types.NullType()
+
+
+_TAKE_FENCES = Prepared(
+    sa.update(fence)
+    .where(fence.c.id == 1)
+    .values(
+        last=sa.case(
+            (fence.c.last >= sa.bindparam("now_us"), fence.c.last + sa.bindparam("count")),
+            else_=sa.bindparam("now_us") + sa.bindparam("count") - 1,
+        )
+    )
+)
+_LAST_FENCE = Prepared(sa.select(fence.c.last).where(fence.c.id == 1))
 
 
 class Engine:
     """One database, and the ways of it that differ between engines."""
 
     name = "default"
+    #: How long a worker may be silent before another takes its window, in seconds; None where nobody claims.
+    lease_s: float | None = None
 
     def __init__(self, url: sa.URL, *, timeout_s: float) -> None:
         if url.password:
@@ -66,6 +84,22 @@ class Engine:
     def migrating(self) -> AbstractContextManager[sa.Connection]:
         """A write transaction that one process at a time can hold: the lock under which the schema changes."""
         return self.writing()
+
+    def take_fences(self, connection: sa.Connection, now_us: int, count: int) -> int:
+        """Takes that many fences; the first of them, `max(last + 1, now_us)`."""
+        # The update locks the row, so the later read sees this transaction's own number.
+        _TAKE_FENCES.run(connection, [{"now_us": now_us, "count": count}])
+        last: int = _LAST_FENCE.rows(connection, {})[0]["last"]
+        return last - count + 1
+
+    def claim_at_once(self, wanted: Mapping[str, Any]) -> list[Row]:
+        """Claims the oldest ready records in one statement and transaction; the rows as they are now.
+
+        Nothing where the engine has no such statement, where none is ready, or where a lease has run out or a backoff
+        is over, which a claim looks at first: then the store goes step by step.
+        """
+        del wanted
+        return []
 
     def lock_plan(self, connection: sa.Connection, pipeline: str) -> None:
         """Lets one transaction at a time plan a pipeline, or count what runs of it before it claims.
@@ -119,7 +153,7 @@ class Engine:
         """What the database's types mean in Arrow. Raises SideError for an engine whose types are not known here."""
         raise SideError(
             f"{self.place}: the types of {self.url.get_backend_name()!r} are not known to this connector; "
-            "expected one of: postgresql, sqlite"
+            "expected one of: mariadb, postgresql, sqlite"
         )
 
     @contextmanager
@@ -128,6 +162,18 @@ class Engine:
         del writing
         with self.translated(), connection.begin():
             yield
+
+    def session(self) -> sa.Connection:
+        """A connection for uploads and the publications that follow them."""
+        return self.sa.connect()
+
+    @property
+    def standstill_s(self) -> float:
+        """How long a publication may do nothing, in seconds: a worker that stands still in it holds the ledger's lock.
+
+        A lease is renewed at each third, so that the last one outlasts half of it.
+        """
+        return _STANDSTILL_S if self.lease_s is None else min(_STANDSTILL_S, self.lease_s / 2)
 
     def lost(self, connection: sa.Connection) -> bool:
         """Whether a connection, and its temporary tables with it, is gone for good."""
@@ -173,6 +219,9 @@ class Engine:
         inspector = sa.inspect(connection)
         return [*inspector.get_table_names(schema), *inspector.get_view_names(schema)]
 
+    def check_transactional(self, connection: sa.Connection, tables: Iterable[tuple[str | None, str]]) -> None:
+        """Raises SideError for one of these tables that could not take back a change. Most databases know none."""
+
     def indexed(self, connection: sa.Connection, table: Table, column: Column) -> bool:
         """Whether a range of the column can be found without reading the whole table."""
         inspector = sa.inspect(connection)
@@ -192,6 +241,10 @@ class Engine:
         value = named_column(side.timestamp.name)
         count = sa.select(sa.func.count()).select_from(side.table.clause()).where(side.rows)
         return [int(connection.execute(count.where(value >= low, value < high)).scalar_one()) for low, high in ranges]
+
+    def selected(self, column: Column) -> sa.ColumnElement[Any]:
+        """What an extraction selects for a column."""
+        return named_column(column.name)
 
     @contextmanager
     def fetching(self, connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Callable[[int], Rows]]:
