@@ -119,14 +119,14 @@ class Loading:
             f"max({us})",
             _times(f"{us} % {self.side.timestamps.step_us} <> 0"),
         ]
-        limits = [(staged.sql, self.side.scope[c.name]) for c, staged in self.pairs if c.name in self.side.scope]
-        asked += [_times(f"({equals(sql, value)}) IS NOT TRUE") for sql, value in limits]
+        limits = [(c.name, staged.sql) for c, staged in self.pairs if c.name in self.side.scope]
+        asked += [_times(f"({equals(sql, self.side.scope[name])}) IS NOT TRUE") for name, sql in limits]
         asked += [_times(condition) for _, _, condition in risky]
         ((missing, least, most, between, *others),) = connection.execute(
             f"SELECT {', '.join(asked)} FROM {relation}"  # noqa: S608 - quoted
         ).fetchall()
         self._check_instants(window, missing, [us for us in (least, most) if us is not None], between)
-        self._check_scope([(sql, value, rows) for (sql, value), rows in zip(limits, others, strict=False)])
+        self._check_scope([(name, rows) for (name, _), rows in zip(limits, others, strict=False)])
         for (column, staged, _), rows in zip(risky, others[len(limits) :], strict=True):
             if rows:
                 raise PermanentError(
@@ -134,12 +134,13 @@ class Loading:
                     f"in a column declared {column.type}; declare the column wider, or exclude it at the source"
                 )
 
-    def _check_scope(self, found: Sequence[tuple[str, object, int]]) -> None:
-        for sql, value, strangers in found:
-            if strangers:
+    def _check_scope(self, strangers: Sequence[tuple[str, int]]) -> None:
+        for name, rows in strangers:
+            if rows:
                 raise PermanentError(
-                    f"{self.place}, column {sql}: found {strangers} staged rows with another value than {value!r}, to "
-                    "which scope limits this pipeline; leave such rows out at the source, or correct the scope"
+                    f"{self.place}, column {name!r}: found {rows} staged rows with another value, expected "
+                    f"{self.side.scope[name]!r}, to which scope limits this pipeline; leave such rows out at the "
+                    "source, or correct the scope"
                 )
 
     def _check_instants(self, window: Window, missing: int, ends: Sequence[int], between: int) -> None:
