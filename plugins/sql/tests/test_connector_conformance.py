@@ -17,7 +17,7 @@ from attrs import evolve
 from pipeline_core import Can, Secret
 from pipeline_core.ledger import Given
 from pipeline_core.testing import ConnectorSuite
-from pipeline_sql import SqlSettings
+from pipeline_sql import SqlSettings, engines
 
 NUMBERS = count()
 INSERT = "INSERT INTO t (at, n, text, ratio) VALUES (?, ?, ?, ?)"
@@ -139,13 +139,13 @@ class TestSqlOnPostgres(ConnectorSuite):
             "SELECT state || query FROM pg_stat_activity WHERE application_name = 'pipeline-core' "
             "AND datname = current_database() AND state <> 'idle'"
         )
+        scratch = "SELECT relname FROM pg_class WHERE relname LIKE '%scratch%'"
         for _ in range(200):  # a server notices a moment later that its client has gone
-            open_ones = self.run(busy)
-            if not open_ones:
+            left = [*self.run(busy), *self.run(scratch)]
+            if not left:
                 break
             time.sleep(0.01)
-        scratch = self.run("SELECT relname FROM pg_class WHERE relname LIKE '%scratch%'")
-        return [str(each) for (each,) in [*open_ones, *scratch]]
+        return [str(each) for (each,) in left]
 
 
 class TestSqlOnPostgresWithoutIndex(TestSqlOnPostgres):
@@ -235,3 +235,12 @@ class TestSqlOnMariaDbWithAMissingColumn(TestSqlOnMariaDb):
         self.run(f"ALTER TABLE {settings.table} RENAME COLUMN at TO hidden")
         yield
         self.run(f"ALTER TABLE {settings.table} RENAME COLUMN hidden TO at")
+
+
+class TestSqlOnAnyDialect(TestSqlOnPostgres):
+    """By nothing but what SQLAlchemy knows of every dialect; PostgreSQL here, whose sessions are not in UTC."""
+
+    @pytest.fixture(autouse=True)
+    def _unknown(self, _database: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delitem(engines._ENGINES, "postgresql")
+        self.url += "&application_name=pipeline-core&options=-c%20timezone%3DAmerica/New_York"

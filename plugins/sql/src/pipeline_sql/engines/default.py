@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import closing, contextmanager
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from pipeline_core import PermanentError, PipelineError, SideError, TransientError, Window
+from pipeline_core import PermanentError, PipelineError, TransientError, Window
 from pipeline_core.secrets import hide, redact
 from pipeline_sql.prepared import Prepared, Row
 from pipeline_sql.schema import fence
-from pipeline_sql.tables import Column, Range, Rows, Table, named, named_column
+from pipeline_sql.tables import Column, Range, Rows, Table, TypedColumn, named, named_column
 
 if TYPE_CHECKING:  # the record store needs no Arrow
     from pipeline_sql.loading import Loading
@@ -81,9 +81,19 @@ class Engine:
         with self.translated(), self.sa.connect() as connection:
             yield connection
 
-    def migrating(self) -> AbstractContextManager[sa.Connection]:
-        """A write transaction that one process at a time can hold: the lock under which the schema changes."""
-        return self.writing()
+    @contextmanager
+    def migrating(self) -> Iterator[sa.Connection]:
+        """A write transaction that one process at a time can hold: the lock under which the schema changes.
+
+        There is none that every database knows. Here whoever makes the same a moment later fails, and looks again.
+        """
+        try:
+            with self.writing() as connection:
+                yield connection
+        except PermanentError as error:
+            if "already" not in str(error):
+                raise
+            raise TransientError(f"{error}; another worker has made it at this moment") from None
 
     def take_fences(self, connection: sa.Connection, now_us: int, count: int) -> int:
         """Takes that many fences; the first of them, `max(last + 1, now_us)`."""
@@ -150,11 +160,10 @@ class Engine:
 
     @property
     def types(self) -> Types:
-        """What the database's types mean in Arrow. Raises SideError for an engine whose types are not known here."""
-        raise SideError(
-            f"{self.place}: the types of {self.url.get_backend_name()!r} are not known to this connector; "
-            "expected one of: mariadb, postgresql, sqlite"
-        )
+        """What the database's types mean in Arrow."""
+        from pipeline_sql.portable_types import PortableTypes  # noqa: PLC0415 - loads Arrow, which the store needs not
+
+        return PortableTypes(self.sa.dialect)
 
     @contextmanager
     def transaction(self, connection: sa.Connection, *, writing: bool) -> Iterator[None]:
@@ -204,11 +213,12 @@ class Engine:
         if not view and not inspector.has_table(name, schema):
             return None
         columns = tuple(
-            Column(
+            TypedColumn(
                 found["name"],
-                str(found["type"]),
+                _declared(found["type"], connection.dialect),
                 required=not found["nullable"] and found["default"] is None and found.get("autoincrement") is not True,
                 generated="computed" in found,
+                type=found["type"],
             )
             for found in inspector.get_columns(name, schema)
         )
@@ -279,3 +289,11 @@ class Engine:
         names = [column.name for column in columns]
         into = sa.insert(named(scratch.schema, scratch.name, *names))
         connection.execute(into, [dict(zip(names, row, strict=True)) for row in rows])
+
+
+def _declared(found: sa.types.TypeEngine[Any], dialect: sa.Dialect) -> str:
+    """A type as the dialect spells it; of one that SQLAlchemy does not know, its name in Python."""
+    try:
+        return found.compile(dialect=dialect)
+    except exc.CompileError:
+        return str(found)
