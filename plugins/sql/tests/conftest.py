@@ -58,14 +58,6 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("postgres_url" if request.param == "postgresql" else "mariadb_url"))
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def side_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a new database, of each engine that can be a side in turn."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'side.db'}"
-    return str(request.getfixturevalue("postgres_url"))
-
-
 @pytest.fixture
 def clocked() -> Callable[[str], Any]:
     """An engine of a URL, with `clock_us` to set."""
