@@ -275,14 +275,17 @@ class MariaDbEngine(Engine):
         return name.lower()
 
     def table(self, connection: sa.Connection, schema: str | None, name: str) -> Table | None:
-        found = connection.execute(sa.text(_TABLE), {"schema": schema, "name": name}).one_or_none()
-        if found is None:
+        row = connection.execute(sa.text(_TABLE), {"schema": schema, "name": name}).one_or_none()
+        if row is None:
             return None
-        schema, name, is_view = found
+        schema, name, is_view = row
         of_table = {"schema": schema, "name": name}
         checks = frozenset(connection.execute(sa.text(_CHECKS), of_table).scalars())
-        columns = connection.execute(sa.text(_COLUMNS), of_table).mappings()
-        return Table(schema, name, tuple(self.types.column(**each, checks=checks) for each in columns), bool(is_view))
+        found = connection.execute(sa.text(_COLUMNS), of_table).mappings()
+        columns = tuple(self.types.column(**each, checks=checks) for each in found)
+        if not columns:
+            raise SideError(f"{self.place}: table {name!r} shows this user no column; grant this user the right")
+        return Table(schema, name, columns, bool(is_view))
 
     def check_transactional(self, connection: sa.Connection, tables: Iterable[tuple[str | None, str]]) -> None:
         safe = set(connection.exec_driver_sql(_TRANSACTIONAL).scalars())
