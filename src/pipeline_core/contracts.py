@@ -15,7 +15,7 @@ from typing import Generic, Protocol, TypeVar
 from attrs import field, frozen, validators
 
 from pipeline_core.ledger import Adoption, Entry
-from pipeline_core.record import Change, Claim, Event, Record, Span, Status, Verdict
+from pipeline_core.record import Change, Claim, Event, Intervention, Record, Span, Status, Verdict
 from pipeline_core.window import Window
 
 T = TypeVar("T")
@@ -36,9 +36,13 @@ class Can(StrEnum):
 
 @frozen
 class Context:
-    """What an opened object may know of the pipeline that opens it."""
+    """What an opened object may know of the pipeline that opens it.
+
+    `lease_s` is how many seconds a worker may be silent before another takes its window; None where nobody claims.
+    """
 
     pipeline: str
+    lease_s: float | None = None
 
 
 class Settings(Protocol[T_co]):
@@ -162,8 +166,25 @@ class RecordStore(ABC):
         """Ends the claim: done, pending again, or quarantined; or ClaimLostError. Pending again forgets the claim."""
 
     @abstractmethod
+    def intervene(self, intervention: Intervention) -> Sequence[Record]:
+        """Does what a person says, window by window, in one transaction; returns the records that moved, as they are.
+
+        A window is passed over where its status or fence is no longer that of its span. `by_hand` says where it goes,
+        and raises RecordError, before anything is done, for a span that the hand does not fit. The claim is forgotten
+        and no backoff is left; who held it is locked out. Retried: attempts and crashes begin anew. Skipped: that is
+        the outcome, and what was asked is forgotten. `intervention.told` is the reason, and the event says `by` too.
+        """
+
+    @abstractmethod
     def events(self, pipeline: str, since_us: int = 0, window: Window | None = None) -> Iterable[Event]:
         """The log of transitions, oldest first; with `window`, of records that overlap it."""
+
+    def upgrade(self) -> str:
+        """Brings what is kept into the form that this code works with; says what was done, or that nothing was.
+
+        A store may do so whenever it is opened; then this says what was done at the opening.
+        """
+        return "nothing to do"
 
     def problems(self) -> Iterable[Problem]:
         """For `doctor`."""

@@ -12,30 +12,41 @@ from functools import cached_property, partial
 from logging import WARNING
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from pipeline_core import coverage
 from pipeline_core.config import Config, load, load_file
 from pipeline_core.config.sections import Part
 from pipeline_core.contracts import Can, Context, Observer, RecordStore
-from pipeline_core.engine import auditing, counting, planning, runner, transfer
+from pipeline_core.engine import auditing, counting, hands, planning, runner, transfer
 from pipeline_core.engine.outage import Outages
 from pipeline_core.engine.parts import Parts, never
 from pipeline_core.errors import ConfigError
 from pipeline_core.ledger import Adoption
 from pipeline_core.log import Reporter, timed
-from pipeline_core.record import Change, Status
-from pipeline_core.reports import AdoptionReport, CheckReport, Difference, Finding, RunReport, StatusReport, status_of
+from pipeline_core.record import Asked, Change, Hand, Span, Status
+from pipeline_core.reports import (
+    AdoptionReport,
+    CheckReport,
+    Difference,
+    Finding,
+    HandReport,
+    RunReport,
+    StatusReport,
+    Touched,
+    status_of,
+)
 from pipeline_core.secrets import redact
-from pipeline_core.window import MIN_US, Window, to_us
+from pipeline_core.window import MIN_US, Window, from_us, to_us
 
 T = TypeVar("T")
 When = datetime | str | None
+Chosen = Window | When
 Plugins = Sequence[str | ModuleType]
 
 
 class Pipeline:
-    """One pipeline: `plan`, `run`, `check`, `status`, `doctor`.
+    """One pipeline: `plan`, `run`, `check`, `status`, `doctor`; by hand `retry`, `reload`, `skip`, `release`.
 
     A context manager: leaving it closes the record store and the observers. Times are aware datetimes, or text that is
     local to the pipeline's zone (`"2013-03-10"`, `"2013-03-10T02:00"`); `now=` stands for the store's clock in
@@ -51,14 +62,23 @@ class Pipeline:
         self._ahead_us = 0  # the store's clock before this host's
 
     @classmethod
-    def from_file(cls, path: str | Path, profile: str | None = None, *, plugins: Plugins = ()) -> Self:
-        """The pipeline of a TOML file."""
-        return cls(load_file(path, profile=profile, plugins=plugins))
+    def from_file(
+        cls, path: str | Path, profile: str | None = None, *, plugins: Plugins = (), name: str | None = None
+    ) -> Self:
+        """The pipeline of a TOML file; `name` chooses one of several `[pipelines.NAME]`."""
+        return cls(load_file(path, profile=profile, plugins=plugins, name=name))
 
     @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any], profile: str | None = None, *, plugins: Plugins = ()) -> Self:
+    def from_mapping(
+        cls,
+        mapping: Mapping[str, Any],
+        profile: str | None = None,
+        *,
+        plugins: Plugins = (),
+        name: str | None = None,
+    ) -> Self:
         """The pipeline of one mapping: the same keys as a file's, or the flat form with `default_record`."""
-        return cls(load(mapping, profile=profile, plugins=plugins))
+        return cls(load(mapping, profile=profile, plugins=plugins, name=name))
 
     def __enter__(self) -> Self:
         return self
@@ -146,6 +166,52 @@ class Pipeline:
         differences = [Difference(Window.from_us(span.start_us, span.end_us), count) for span, count in differing]
         return CheckReport(self.config.pipeline, checked, differences, reopened)
 
+    def retry(
+        self, *, start: When = None, end: When = None, window: Chosen = None, reason: str, dry_run: bool = False
+    ) -> HandReport:
+        """Makes quarantined windows pending again, with their attempts and crashes forgotten.
+
+        As for every verb by hand: `start`, `end` choose windows that start there, `window` the one that holds that
+        instant (or is that Window); `reason` is kept, with who gave it; `dry_run` only says which windows it would be.
+        Raises ConfigError where none or both were chosen, and where no record holds the window.
+        """
+        return self._by_hand(Hand.RETRY, "retry", self._chosen(start, end, window), reason, dry_run=dry_run)
+
+    def release(
+        self, *, start: When = None, end: When = None, window: Chosen = None, reason: str, dry_run: bool = False
+    ) -> HandReport:
+        """Takes running windows from whoever holds them, and makes them pending; otherwise like `retry`.
+
+        The holder can neither publish after the next claim nor settle.
+        """
+        return self._by_hand(Hand.RELEASE, "release", self._chosen(start, end, window), reason, dry_run=dry_run)
+
+    def skip(
+        self, *, start: When = None, end: When = None, window: Chosen = None, reason: str, dry_run: bool = False
+    ) -> HandReport:
+        """Takes pending and quarantined windows out: done, with the outcome skipped; otherwise like `retry`."""
+        return self._by_hand(Hand.SKIP, "skip", self._chosen(start, end, window), reason, dry_run=dry_run)
+
+    def reload(
+        self,
+        *,
+        start: When = None,
+        end: When = None,
+        window: Chosen = None,
+        reason: str,
+        accept_shrink: bool = False,
+        dry_run: bool = False,
+    ) -> HandReport:
+        """Makes done, pending and quarantined windows pending, to be moved even though their counts agree.
+
+        `accept_shrink`: also where the source holds fewer rows than were verified. Otherwise like `retry`.
+        """
+        spans = hands.chosen(self._spans(), hands.RELOADABLE, self._chosen(start, end, window))
+        if not dry_run:
+            asked = Asked.ACCEPT_SHRINK if accept_shrink else Asked.RELOAD
+            spans = hands.reload(self.store, self.config, spans, asked, reason)
+        return self._touched("reload", spans, reason, dry_run=dry_run)
+
     def adopt(self, from_pipeline: str, *, start: When = None, end: When = None) -> AdoptionReport:
         """Takes over what another pipeline has published into the target, within this one's scope and `[start, end)`.
 
@@ -204,7 +270,7 @@ class Pipeline:
 
     @property
     def _context(self) -> Context:
-        return Context(self.config.pipeline)
+        return Context(self.config.pipeline, self.config.run.lease_s)
 
     # --- within the verbs --------------------------------------------------------------------------------------------
 
@@ -234,6 +300,36 @@ class Pipeline:
         open_records = self.store.records(config.pipeline, Status.PENDING, Status.RUNNING)
         transfer.sweep(parts, {record.window for record in open_records})
         return change
+
+    def _by_hand(self, hand: Hand, action: str, within: Window, reason: str, *, dry_run: bool) -> HandReport:
+        spans = hands.chosen(self._spans(), hand.fits, within)
+        if not dry_run:
+            spans = hands.lay(self.store, self.config.pipeline, hand, spans, reason)
+        return self._touched(action, spans, reason, dry_run=dry_run)
+
+    def _touched(self, action: str, spans: Sequence[Span], reason: str, *, dry_run: bool) -> HandReport:
+        if not dry_run:
+            self.report.tell(action, windows=len(spans), reason=reason)
+        windows = [Touched(Window.from_us(span.start_us, span.end_us), span.status) for span in spans]
+        return HandReport(self.config.pipeline, action, reason, windows, dry_run)
+
+    def _chosen(self, start: When, end: When, window: Chosen) -> Window:
+        """What a person laid a hand on: windows that start in the answer."""
+        within = self.within(start, end)
+        if (within is None) == (window is None):
+            raise ConfigError("which windows: found none or both of a range and a window, expected one of them")
+        if within is not None:
+            return within
+        if isinstance(window, Window):
+            return Window.from_us(window.start_us, window.start_us + 1)
+        at_us = cast(int, self.instant_us(window))
+        for span in self._spans():
+            if span.start_us <= at_us < span.end_us:
+                return Window.from_us(span.start_us, span.end_us)
+        raise ConfigError(f"window: no record holds {from_us(at_us).isoformat()}; plan first, or name a time that is")
+
+    def _spans(self) -> Sequence[Span]:
+        return self.store.spans(self.config.pipeline)
 
     def _begin(self, order: runner.Order) -> int:
         """Plans, and counts the source's rows that fall into no window."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -59,6 +59,34 @@ def transition(before: Status, after: Status) -> Status:
         allowed = ", ".join(sorted(_ALLOWED[before])) or "nothing"
         raise RecordError(f"a record that is {before} cannot become {after}; from there it may become: {allowed}")
     return after
+
+
+class Hand(StrEnum):
+    """What a person does to windows as they stand; the value is the step that the event log shows."""
+
+    RETRY = "retried"
+    RELEASE = "released"
+    SKIP = "skipped"
+
+    @property
+    def fits(self) -> Collection[Status]:
+        """The states of a record that it can be laid on."""
+        return _BY_HAND[self][0]
+
+
+_BY_HAND = {
+    Hand.RETRY: ({Status.QUARANTINED}, Status.PENDING),
+    Hand.RELEASE: ({Status.RUNNING}, Status.PENDING),
+    Hand.SKIP: ({Status.PENDING, Status.QUARANTINED}, Status.DONE),
+}
+
+
+def by_hand(hand: Hand, before: Status) -> Status:
+    """Where a person's hand leads a record in `before`; RecordError where it cannot be laid on it."""
+    befores, after = _BY_HAND[hand]
+    if before not in befores:
+        raise RecordError(f"a record that is {before} cannot be {hand}; expected one that is {' or '.join(befores)}")
+    return transition(before, after)
 
 
 @frozen
@@ -146,6 +174,22 @@ class Change:
 
     def __bool__(self) -> bool:
         return bool(self.remove or self.add)
+
+
+@frozen
+class Intervention:
+    """What a person, `by`, does to windows as they stand, and why. `spans` are the records as they were read."""
+
+    pipeline: str
+    hand: Hand
+    spans: Sequence[Span]
+    reason: str
+    by: str
+
+    @property
+    def told(self) -> str:
+        """What the record gives as its reason."""
+        return f"{self.hand} by {self.by}: {self.reason}"
 
 
 @frozen

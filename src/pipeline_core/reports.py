@@ -12,7 +12,7 @@ from attrs import frozen
 from pipeline_core import coverage
 from pipeline_core.contracts import RecordStore
 from pipeline_core.decision import Counts
-from pipeline_core.record import Record, Span, Status
+from pipeline_core.record import Outcome, Record, Span, Status
 from pipeline_core.window import Window
 
 
@@ -117,11 +117,48 @@ class AdoptionReport:
 
 
 @frozen
+class Touched:
+    """A window that a person's hand was laid on, and what it was before."""
+
+    window: Window
+    was: Status
+
+    def as_mapping(self) -> dict[str, Any]:
+        return {**window_mapping(self.window), "was": str(self.was)}
+
+
+@frozen
+class HandReport:
+    """What was done by hand, or with `dry_run` would be: which windows, and why."""
+
+    pipeline: str
+    action: str
+    reason: str
+    windows: Sequence[Touched]
+    dry_run: bool
+
+    @property
+    def exit_code(self) -> Exit:
+        return Exit.OK
+
+    def as_mapping(self) -> dict[str, Any]:
+        return {
+            "pipeline": self.pipeline,
+            "action": self.action,
+            "reason": self.reason,
+            "dry_run": self.dry_run,
+            "windows": [touched.as_mapping() for touched in self.windows],
+            "exit_code": int(self.exit_code),
+        }
+
+
+@frozen
 class StatusReport:
     """Where a pipeline stands.
 
     `coverage` is what is done and `pending` what is pending, merged; `gaps` is time between the records that none of
-    them covers. `failing` are the pending windows that have used attempts or lost workers.
+    them covers. `failing` are the pending windows that have used attempts or lost workers; `skipped` those
+    that a person has taken out, with who and why in their reason.
     """
 
     pipeline: str
@@ -132,6 +169,7 @@ class StatusReport:
     running: Sequence[Record]
     failing: Sequence[Record]
     quarantined: Sequence[Record]
+    skipped: Sequence[Record] = ()
 
     @property
     def exit_code(self) -> Exit:
@@ -147,6 +185,7 @@ class StatusReport:
             "running": [_record(record) for record in self.running],
             "failing": [_record(record) for record in self.failing],
             "quarantined": [_record(record) for record in self.quarantined],
+            "skipped": [_record(record) for record in self.skipped],
             "exit_code": int(self.exit_code),
         }
 
@@ -166,7 +205,13 @@ def status_of(store: RecordStore, pipeline: str) -> StatusReport:
         running=store.records(pipeline, Status.RUNNING),
         failing=_failing(store, pipeline, spans),
         quarantined=store.records(pipeline, Status.QUARANTINED),
+        skipped=_skipped(store, pipeline, spans),
     )
+
+
+def _skipped(store: RecordStore, pipeline: str, spans: Sequence[Span]) -> list[Record]:
+    runs = _windows(_merged(span for span in spans if span.outcome is Outcome.SKIPPED))
+    return [record for run in runs for record in store.records(pipeline, Status.DONE, within=run)]
 
 
 def _failing(store: RecordStore, pipeline: str, spans: Sequence[Span]) -> list[Record]:

@@ -1,6 +1,7 @@
 """The functions that orchestrators call: a mapping in, a JSON-safe mapping out, each usable in a process of its own.
 
-`config` is the pipeline's mapping, or a `Pipeline`'s configuration file by path. A record travels from task to task
+`config` is the pipeline's mapping, or a `Pipeline`'s configuration file by path; of several `[pipelines.NAME]` the
+mapping's own key `name` says which. A record travels from task to task
 with the id of its claim; every task resumes that claim first. `exit_dag: True` says that nothing is left to do and
 everything downstream may skip: `reason` says why. `now` (aware, or local text) stands for the store's clock in deciding
 what is stable, in tests and replays.
@@ -41,11 +42,12 @@ Result = dict[str, Any]
 
 
 def store_new_and_pass_valid_record(
-    config: Config, *, now: When = None, start: When = None, end: When = None
+    config: Config, *, now: When = None, start: When = None, end: When = None, reload: bool = False
 ) -> Result:
     """Writes the records that are due, rebuilds broken ones, and claims the oldest that is complete and stable.
 
-    Returns `{'exit_dag', 'record', 'reason'}`; `start`, `end` limit it to windows that start there.
+    Returns `{'exit_dag', 'record', 'reason'}`. `start`, `end` limit it to windows that start there, as a task does that
+    is run again for its own window: where that is done already, `reason` is the recorded one. `reload` moves it again.
     """
     lacking = missing_check_fields(config) if isinstance(config, Mapping) else []
     if lacking:
@@ -53,15 +55,28 @@ def store_new_and_pass_valid_record(
     with _pipeline(config) as pipeline:
         pipeline.require(Can.EXTRACT, Can.LOAD)
         pipeline.plan(now=now)
+        if reload:
+            pipeline.reload(start=start, end=end, reason="asked for by its orchestrator")
         order = runner.Order(pipeline.within(start, end), now_us=pipeline.instant_us(now))
         claims = pipeline.store.claim(runner.claim_request(pipeline.config, pipeline.store, order))
         if not claims:
-            return _exit(
-                "No window is ready: everything stable is done, quarantined, in backoff or claimed, "
-                "or as many run as run.max_running allows"
-            )
+            return _exit(_why_none(pipeline, order.within))
         record = to_mapping(claims[0], pipeline.config.policy.timezone)
         return {"exit_dag": False, "record": record, "reason": f"claimed {claims[0].window}"}
+
+
+def _why_none(pipeline: Pipeline, within: Window | None) -> str:
+    """Why no window could be claimed; of the one that was asked for, what its record says."""
+    asked = [] if within is None else pipeline.store.records(pipeline.config.pipeline, within=within, limit=2)
+    if len(asked) != 1:
+        return (
+            "No window is ready: everything stable is done, quarantined, in backoff or claimed, "
+            "or as many run as run.max_running allows"
+        )
+    record = asked[0]
+    if record.status is Status.DONE:
+        return record.reason
+    return f"No window is ready: {record.window} is {record.status}: {record.reason}"
 
 
 def pre_validate_counts(config: Config, record: Mapping[str, Any]) -> Result:

@@ -17,6 +17,7 @@ from pipeline_core import (
     Claim,
     ClaimRequest,
     Event,
+    Intervention,
     Record,
     RecordStore,
     Removal,
@@ -418,6 +419,55 @@ class AskedForEver(Store):
         return self._keep(evolve(super().settle(claim, verdict), asked=asked))
 
 
+# --- by hand ----------------------------------------------------------------------------------------------------------
+
+
+class RetriesKeepTheirAttempts(Store):
+    """The next failure quarantines again."""
+
+    def intervene(self, intervention: Intervention) -> Sequence[Record]:
+        before = {record.window: record for record in self._records(intervention.pipeline)}
+        moved = super().intervene(intervention)
+        return [self._keep(evolve(record, attempts=before[record.window].attempts)) for record in moved]
+
+
+class ReleasesInNameOnly(Store):
+    """Who held the window may resume it."""
+
+    def intervene(self, intervention: Intervention) -> Sequence[Record]:
+        before = {record.window: record for record in self._records(intervention.pipeline)}
+        moved = super().intervene(intervention)
+        return [self._keep(evolve(record, claim_id=before[record.window].claim_id)) for record in moved]
+
+
+class SkipsForget(Store):
+    """What was verified is gone."""
+
+    def intervene(self, intervention: Intervention) -> Sequence[Record]:
+        return [self._keep(evolve(record, verified_rows=None)) for record in super().intervene(intervention)]
+
+
+class LaysHandsOnWhatMovedOn(Store):
+    """A window that its worker has finished is released."""
+
+    def intervene(self, intervention: Intervention) -> Sequence[Record]:
+        live = {span.start_us: span for span in self.spans(intervention.pipeline)}
+        spans = [live.get(span.start_us, span)._replace(status=span.status) for span in intervention.spans]
+        for span in spans:
+            if span.start_us in live:
+                record = self._live[intervention.pipeline][span.start_us]
+                self._keep(evolve(record, status=span.status, fence=span.fence))
+        return super().intervene(evolve(intervention, spans=spans))
+
+
+class LaysHandsInPieces(Store):
+    """What comes before the window that does not fit has moved."""
+
+    def intervene(self, intervention: Intervention) -> Sequence[Record]:
+        each = [evolve(intervention, spans=[span]) for span in intervention.spans]
+        return [record for one in each for record in super(LaysHandsInPieces, self).intervene(one)]
+
+
 # --- the rest ---------------------------------------------------------------------------------------------------------
 
 
@@ -510,6 +560,21 @@ class EventsAfterTheInstant(Store):
         return super().events(pipeline, since_us + 1, window)
 
 
+class UpgradesInSilence(Store):
+    """Nobody knows whether it did anything."""
+
+    def upgrade(self) -> str:
+        return ""
+
+
+class UpgradesByStartingAfresh(Store):
+    """What was done is forgotten."""
+
+    def upgrade(self) -> str:
+        self.__init__()  # type: ignore[misc]
+        return "made anew"
+
+
 @frozen
 class Mutant:
     """A broken store, and the test that notices."""
@@ -571,9 +636,16 @@ TABLE = [
     Mutant("reading", WithinMeansOverlapping, "test_records_by_status_span_and_limit"),
     Mutant("reading", SpansWithoutTheDone, "test_spans_are_the_live_records"),
     Mutant("reading", EventsAfterTheInstant, "test_events_since_and_by_window"),
+    Mutant("upgrade", UpgradesInSilence, "test_upgrading_says_what_was_done_and_harms_nothing"),
+    Mutant("upgrade", UpgradesByStartingAfresh, "test_upgrading_says_what_was_done_and_harms_nothing"),
     Mutant("evidence", ForgetsWhatWasVerified, "test_evidence_is_handed_on_and_outlives_what_verifies_nothing"),
     Mutant("evidence", FailuresForgetWhatWasVerified, "test_evidence_is_handed_on_and_outlives_what_verifies_nothing"),
     Mutant("evidence", AskedForEver, "test_evidence_is_handed_on_and_outlives_what_verifies_nothing"),
+    Mutant("by hand", RetriesKeepTheirAttempts, "test_a_retry_begins_anew"),
+    Mutant("by hand", ReleasesInNameOnly, "test_a_release_locks_the_holder_out"),
+    Mutant("by hand", SkipsForget, "test_what_is_skipped_is_done"),
+    Mutant("by hand", LaysHandsOnWhatMovedOn, "test_a_hand_passes_over_what_has_moved_on"),
+    Mutant("by hand", LaysHandsInPieces, "test_a_hand_that_does_not_fit_does_nothing"),
     Mutant("evidence", SettlesInSilence, "test_events_tell_each_transition_with_its_reason"),
     Mutant("evidence", LogsNewestFirst, "test_events_tell_each_transition_with_its_reason"),
     Mutant("evidence", ForgetsTheEvidence, "test_settle_keeps_what_the_verdict_says"),
@@ -606,6 +678,8 @@ def test_the_suite_notices(mutant: Mutant) -> None:
         ForgetsWhatWasVerified,
         FailuresForgetWhatWasVerified,
         AskedForEver,
+        RetriesKeepTheirAttempts,
+        LaysHandsOnWhatMovedOn,
         CrashesNeverQuarantine,
         SettlesInSilence,
     ],

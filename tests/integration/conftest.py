@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from shell import HELPERS, Shell
 from worlds import WORLDS, SqliteWorld, World
 
 
@@ -21,3 +22,20 @@ def any_world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
     kind = WORLDS[request.param]
     server = () if kind.server is None else (request.getfixturevalue(kind.server),)
     return kind(tmp_path, *server)
+
+
+@pytest.fixture
+def shell(world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """A shell in a fresh world; the modules in `helpers` can be named as plugins."""
+    monkeypatch.chdir(world.folder)
+    monkeypatch.syspath_prepend(str(HELPERS))
+    monkeypatch.setenv("COLUMNS", "80")
+    return Shell(world, capsys)
+
+
+@pytest.fixture
+def any_shell(any_world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """A shell in a fresh world on each kind of database in turn."""
+    monkeypatch.chdir(any_world.folder)
+    monkeypatch.setenv("COLUMNS", "80")
+    return Shell(any_world, capsys)

@@ -7,89 +7,13 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
-from attrs import frozen
 
-from pipeline_core.cli.app import run
+from shell import COMMAND, ENVIRONMENT, Shell
 
-HELPERS = Path(__file__).parent / "helpers"
-COMMAND = (sys.executable, "-W", "error", "-c", "from pipeline_core.cli import main; main()")
-PATH = os.pathsep.join([str(HELPERS), *filter(None, [os.environ.get("PYTHONPATH")])])
-ENVIRONMENT = {**os.environ, "PYTHONPATH": PATH, "COLUMNS": "80", "TERM": "xterm"}
-END = "2013-03-10T12:00"
 PASSWORD = "hunter-and-gatherer"
-
-
-@frozen
-class Ended:
-    """A command that ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """Its stdout, which must be one JSON document."""
-        return json.loads(self.out)
-
-
-class Shell:
-    """Runs `pipeline-core` in the world's folder, on a `pipeline.toml` written from the world's mapping."""
-
-    def __init__(self, world: Any, capsys: pytest.CaptureFixture[str]) -> None:
-        self.world = world
-        self.folder: Path = world.folder
-        self._capsys = capsys
-        self.configure()
-
-    def configure(self, file: str = "pipeline.toml", **changes: Any) -> None:
-        """Writes the configuration anew."""
-        config = self.world.config(end=END, **changes)
-        (self.folder / file).write_text(toml(config), encoding="utf-8")
-
-    def __call__(self, *arguments: str) -> Ended:
-        """Runs one command line in this process, which saves the imports."""
-        code = run(arguments)
-        return Ended(code, *self._capsys.readouterr())
-
-    def spawn(self, *arguments: str) -> Ended:
-        """Runs one command line in a process of its own."""
-        done = subprocess.run(
-            [*COMMAND, *arguments], cwd=self.folder, env=ENVIRONMENT, capture_output=True, text=True, check=False
-        )
-        return Ended(done.returncode, done.stdout, done.stderr)
-
-    def statuses(self) -> list[str]:
-        """The status of every live record, in order of time, read past the library."""
-        found = self.world.query("records", "select status from pipeline_core_records where live = 1 order by start_us")
-        return [status for (status,) in found]
-
-
-def toml(config: Mapping[str, Any]) -> str:
-    """A mapping as TOML, every table in one line."""
-    return "".join(f"{key} = {_toml_value(value)}\n" for key, value in config.items())
-
-
-def _toml_value(value: object) -> str:
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{json.dumps(key)} = {_toml_value(item)}' for key, item in value.items())}}}"
-    if isinstance(value, list):
-        return f"[{', '.join(map(_toml_value, value))}]"
-    return json.dumps(value)  # strings, numbers and truth look the same in JSON
-
-
-@pytest.fixture
-def shell(world: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
-    """A shell in a fresh world; the modules in `helpers` can be named as plugins."""
-    monkeypatch.chdir(world.folder)
-    monkeypatch.syspath_prepend(str(HELPERS))
-    monkeypatch.setenv("COLUMNS", "80")
-    return Shell(world, capsys)
 
 
 # --- before anything else --------------------------------------------------------------------------------------------
@@ -99,7 +23,8 @@ def test_help_loads_no_driver() -> None:
     """`--help` answers at once: no plugin, no driver and no Arrow library is imported for it."""
     code = (
         "import sys\nfrom pipeline_core.cli.app import run\nassert run(['--help']) == run(['run', '--help']) == 0\n"
-        "drivers = {'sqlalchemy', 'pyarrow', 'cattrs', 'stamina', 'pipeline_sql', 'pipeline_objects'}\n"
+        "drivers = {'sqlalchemy', 'duckdb', 'pyarrow', 'cattrs', 'stamina'}\n"
+        "drivers |= {'pipeline_sql', 'pipeline_objects', 'pipeline_duckdb'}\n"
         "sys.exit(str(drivers & {*sys.modules}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -175,6 +100,15 @@ def test_limit_and_range_leave_the_rest_pending(shell: Shell) -> None:
     assert shell.statuses().count("done") == 3
 
 
+def test_upgrade_makes_the_tables_once(shell: Shell) -> None:
+    """What was done, then that nothing was to do; for machines too."""
+    first = shell("store", "upgrade")
+    assert (first.code, first.out.partition(", at")[0]) == (0, "record store: made the tables")
+    again = json.loads(shell("store", "upgrade", "--json").out)
+    assert (again["pipeline"], again["exit_code"]) == ("events", 0)
+    assert again["upgrade"].startswith("nothing to do")
+
+
 # --- machines --------------------------------------------------------------------------------------------------------
 
 
@@ -187,7 +121,8 @@ def test_limit_and_range_leave_the_rest_pending(shell: Shell) -> None:
         (("check",), {"pipeline", "checked", "differences", "reopened", "exit_code"}),
         (
             ("status",),
-            {"pipeline", "counts", "coverage", "gaps", "pending", "running", "failing", "quarantined", "exit_code"},
+            {"pipeline", "counts", "coverage", "gaps", "pending", "running", "failing", "quarantined"}
+            | {"skipped", "exit_code"},
         ),
         (("plugins",), {"providers", "broken", "exit_code"}),
         (("doctor",), {"findings", "exit_code"}),
@@ -218,12 +153,110 @@ def test_the_options_after_the_command_win(shell: Shell) -> None:
     )
 
 
+# --- several pipelines -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def several(shell: Shell) -> Shell:
+    """Three pipelines of one file: `all` takes every row, `late` the later ones, `lost` has no source table."""
+    target = shell.world.config()["target"]
+    pipelines = {
+        "all": {"target": {"table": "everything"}},
+        "lost": {"source": {"table": "nowhere"}, "target": {"table": "nothing"}},
+        "late": {"begin": "2013-03-10T06:00", "target": {"table": "late"}},
+    }
+    shell.configure(pipelines=pipelines, name=None, target={k: v for k, v in target.items() if k != "table"})
+    return shell
+
+
+def test_one_of_several_pipelines_is_chosen(several: Shell) -> None:
+    """By `-p`; without it the answer lists them."""
+    assert several("run", "-p", "late", "--json").json["pipeline"] == "late"
+    assert several("-p", "late", "status", "--json").json["counts"]["done"] == 3
+    assert several("-p", "all", "status", "--json").json["counts"]["done"] == 0
+    for command in ("run", "status", "plan"):
+        ended = several(command)
+        assert ended.code == 2
+        assert (
+            "found several, 'all', 'lost', 'late'; choose one by its name (-p NAME), or all of them (--all)"
+            in ended.err
+        )
+
+
+def test_all_of_several_pipelines_run_and_one_that_fails_stops_no_other(several: Shell) -> None:
+    """Each has its answer, with its name; the exit code is the highest."""
+    ended = several("run", "--all")
+    assert ended.code == 2
+    assert [line.partition(":")[0] for line in ended.out.splitlines()] == ["all", "late"]
+    assert "pipeline-core: lost: " in ended.err
+    assert "nowhere" in ended.err
+    assert len(several.world.query("target", "select * from everything")) == len(several.world.rows("source"))
+    again = several("run", "--all", "--json")
+    assert [(one["pipeline"], one["exit_code"]) for one in again.json["pipelines"]] == [
+        ("all", 0),
+        ("lost", 2),
+        ("late", 0),
+    ]
+    assert again.json["exit_code"] == again.code == 2
+    assert several("check", "--all", "--json").json["pipelines"][0]["checked"] == 6
+
+
+def test_the_status_of_all_reads_the_store_alone(several: Shell) -> None:
+    """One line a pipeline; a side that cannot be opened is not missed."""
+    several("run", "--all")
+    (several.folder / "source.db").unlink()
+    (several.folder / "target.db").unlink()
+    ended = several("status", "--all")
+    assert ended.code == 0
+    assert ended.out.splitlines() == [
+        "all: 6 done; done until 2013-03-10 12:00 EDT",
+        "lost: 6 pending",
+        "late: 3 done; done until 2013-03-10 12:00 EDT",
+    ]
+    counts = [one["counts"]["done"] for one in several("status", "--all", "--json").json["pipelines"]]
+    assert counts == [6, 0, 3]
+
+
+def test_all_of_one_pipeline_is_that_one(shell: Shell) -> None:
+    """So a script need not know how many a file holds."""
+    (one,) = shell("run", "--all", "--json").json["pipelines"]
+    assert (one["pipeline"], one["exit_code"]) == ("events", 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("run", "--all", "-p", "late"), "--all: found -p too"),
+        (("run", "-p", "latte"), "did you mean 'late'?"),
+        (("plugins", "--all"), "--all: this command is of no pipeline"),
+    ],
+)
+def test_a_choice_that_is_none(several: Shell, arguments: tuple[str, ...], said: str) -> None:
+    """Says what is wrong with it, and exits 2."""
+    ended = several(*arguments)
+    assert ended.code == 2
+    assert said in ended.err
+
+
+def test_each_of_several_has_its_findings(several: Shell) -> None:
+    """`doctor` and `config validate` name the pipeline."""
+    assert [one["pipeline"] for one in several("doctor", "--all", "--json").json["pipelines"]] == [
+        "all",
+        "lost",
+        "late",
+    ]
+    assert "late: " in several("doctor", "--all").out
+    assert "late, sql to sql" in several("config", "validate", "--all").out
+
+
 def test_the_schema_describes_every_section(shell: Shell) -> None:
     """`config schema` is a JSON Schema that knows the installed plugins."""
     schema = shell("config", "schema").json
     assert schema["$schema"].startswith("https://json-schema.org/")
-    assert {"source", "target", "stage", "store", "run", "retry"} <= schema["properties"].keys()
-    assert '"sql"' in json.dumps(schema["properties"]["source"])
+    of_one = schema["else"]["properties"]
+    assert {"source", "target", "stage", "store", "run", "retry"} <= of_one.keys()
+    assert '"sql"' in json.dumps(of_one["source"])
+    assert schema["then"]["properties"]["source"] == {"type": "object"}
 
 
 def test_logs_go_to_stderr_as_json_lines(shell: Shell) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline_core import Pipeline
 from pipeline_core.cli.app import run
+from shell import toml
 
 NOW = "2013-03-10T12:00"
 
@@ -79,7 +80,7 @@ def test_the_statements_are_printed_and_not_run(any_world: Any, tmp_path: Any, c
     """`plan --ddl`, and `Pipeline.ddl()`: table, index and ledger, where it was put; nothing is planned or made."""
     made = config(any_world, ledger="published")
     file = tmp_path / "pipeline.toml"
-    file.write_text("".join(f"{key} = {_value(value)}\n" for key, value in made.items()))
+    file.write_text(toml(made))
     assert run(["plan", "--ddl", "-c", str(file), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     with Pipeline.from_mapping(made) as pipeline:
@@ -99,10 +100,3 @@ def test_the_statements_are_printed_and_not_run(any_world: Any, tmp_path: Any, c
     assert any_world.tables() == {"events", "published", "published_head"}
     assert run(["plan", "--ddl", "-c", str(file)]) == 0
     assert capsys.readouterr().out == "-- events: the target lacks nothing\n"
-
-
-def _value(value: Any) -> str:
-    """As TOML, every table in one line."""
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{json.dumps(key)} = {_value(item)}' for key, item in value.items())}}}"
-    return json.dumps(value)

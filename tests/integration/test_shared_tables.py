@@ -9,6 +9,7 @@ import pytest
 
 from pipeline_core import ConfigError, Pipeline, SideError
 from pipeline_core.cli.app import run
+from shell import toml
 
 NOW = "2013-03-10T12:00"
 REGIONS = {"europe": "eu", "america": "us"}
@@ -153,14 +154,3 @@ def test_the_command_line_shares_a_table(shared: Any, tmp_path: Any, capsys: pyt
         answer = json.loads(capsys.readouterr().out)
     assert codes == [0, 0, 2]
     assert "has published within" in answer["error"]
-
-
-def toml(mapping: dict[str, Any]) -> str:
-    """As TOML, every table in one line."""
-    return "".join(f"{key} = {_value(value)}\n" for key, value in mapping.items())
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{json.dumps(key)} = {_value(item)}' for key, item in value.items())}}}"
-    return json.dumps(value)

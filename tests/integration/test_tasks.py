@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline_core import PermanentError, RecordError, TransientError, tasks
+from pipeline_core import ConfigError, PermanentError, RecordError, TransientError, tasks
 
 NOW = "2013-03-10T12:00"
 OWNERS = {
@@ -50,6 +50,18 @@ def claimed(world) -> tuple[dict[str, Any], dict[str, Any]]:
     """A configuration, and the record of its oldest window."""
     config = owners(world)
     return config, tasks.store_new_and_pass_valid_record(config, now="2013-03-12")["record"]
+
+
+def test_a_task_of_one_of_several_pipelines(world) -> None:
+    """The key `name` of the mapping says which; without it the tasks say what there is."""
+    several = world.config(pipelines={"events": {}, "others": {"source": {"table": "nowhere"}}}, name="events")
+    alone = tasks.store_new_and_pass_valid_record(world.config(), now=NOW)["record"]
+    assert tasks.get_source_count(several, alone) == tasks.get_source_count(world.config(), alone) > 0
+    claimed = tasks.store_new_and_pass_valid_record(several, now=NOW)["record"]
+    assert claimed["WINDOW_START_TIME"] > alone["WINDOW_START_TIME"]
+    del several["name"]
+    with pytest.raises(ConfigError, match="found several, 'events', 'others'"):
+        tasks.get_source_count(several, alone)
 
 
 def test_the_owners_configuration_as_it_stands_is_answered() -> None:
@@ -160,7 +172,8 @@ def test_a_source_that_moved_sends_the_window_back(world) -> None:
     with pytest.raises(TransientError, match="the source moved"):
         tasks.audit_and_clean_up(config, record)
     assert tasks.audit_and_clean_up(config, record)["reason"].startswith("claimed elsewhere")
-    world.run()
+    world.run(name="sql-to-sql")
+    assert world.rows("target") == world.rows("source")
 
 
 def test_loading_what_was_never_staged_is_an_error(world) -> None:

@@ -138,7 +138,9 @@ def test_the_bar_hides_nothing(stretches: list[tuple[str, int]], width: int) -> 
     assert set(states) <= {state for state, spans in painted.items() if spans}
     worst = next(shade.state for shade in reversed(picture.SHADES) if painted[shade.state])
     assert worst in states
-    if width >= (over.end_us - over.start_us) // HOUR:
+    if (
+        width >= 2 * (over.end_us - over.start_us) // HOUR
+    ):  # then each hour holds a whole cell, wherever the cells begin
         assert set(states) == {state for state, spans in painted.items() if spans}
 
 

@@ -256,6 +256,13 @@ def full(**changes: Any) -> dict[str, Any]:
     return {**copy.deepcopy(FULL), **changes}
 
 
+def several(pipelines: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """FULL as the top level of those pipelines, its target incomplete."""
+    whole = full(pipelines=pipelines, target={"type": "fake"}, **changes)
+    del whole["name"]
+    return whole
+
+
 def side(**changes: Any) -> dict[str, Any]:
     """FULL with other settings of the target."""
     return full(target={"type": "fake", "url": "there", **changes})
@@ -835,6 +842,93 @@ def test_any_unknown_key_anywhere_is_reported_with_its_path(place: tuple[Any, ..
     assert found[0].startswith(f"{path}: unknown key")
 
 
+# --- several pipelines -----------------------------------------------------------------------------------------------
+
+TWO = {
+    "one": {"target": {"url": "there"}, "begin": "2013-06-01T00:00:00Z"},
+    "two": {"target": {"url": "elsewhere"}, "profiles": {"prod": {"run": {"workers": 7}}}},
+}
+
+
+def of(name: str | None, mapping: Mapping[str, Any], profile: str | None = None) -> Config:
+    return load(mapping, profile=profile, plugins=[FAKES], name=name)
+
+
+def test_a_pipeline_inherits_the_top_level_deeply() -> None:
+    """What its table says is merged over it; its key is its name; its neighbour sees nothing of it."""
+    one, two = (of(name, several(TWO)) for name in ("one", "two"))
+    assert (one.pipeline, two.pipeline) == ("one", "two")
+    assert one.begin_us == one.instant_us("2013-06-01T00:00:00Z")
+    assert two.begin_us == two.instant_us("2013-01-01")
+    with one.target.open(CONTEXT) as (_, settings):
+        assert settings.url == "there"
+    assert one.source.options == two.source.options
+
+
+def test_profiles_apply_to_each_pipeline() -> None:
+    """The one for all first, then the pipeline's own of the same name."""
+    mapping = several(TWO, profiles={"prod": {"run": {"workers": 5, "batch_rows": 9}}})
+    runs = [of(name, mapping, "prod").run for name in ("one", "two")]
+    assert [(run.workers, run.batch_rows) for run in runs] == [(5, 9), (7, 9)]
+    assert of("two", mapping, "prod").pipeline == "two@prod"
+
+
+def test_an_only_pipeline_and_one_named_by_the_mapping_need_no_choice() -> None:
+    """The top level's own `name` chooses, as for a task that is handed a mapping."""
+    assert of(None, several({"one": TWO["one"]})).pipeline == "one"
+    assert of(None, several(TWO) | {"name": "two"}).pipeline == "two"
+    assert of("one", several(TWO) | {"name": "two"}).pipeline == "one"
+
+
+def test_another_process_loads_the_same_of_several() -> None:
+    """The mapping that it is handed chooses too."""
+    config = of("two", several(TWO))
+    assert loaded(pickle.loads(pickle.dumps(config.mapping))).pipeline == "two"
+
+
+@pytest.mark.parametrize(
+    ("name", "mapping", "found"),
+    [
+        (
+            None,
+            several(TWO),
+            "pipelines: found several, 'one', 'two'; choose one by its name (-p NAME), or all of them",
+        ),
+        ("too", several(TWO), "pipelines: found 'too', expected one of 'one', 'two'; did you mean 'two'?"),
+        ("one", FULL, "pipelines: found no [pipelines.one], the configuration is that of one pipeline"),
+        ("one", several({"one": 3}), "pipelines.one: found an integer, expected a table"),
+        ("one", full(pipelines=3), "pipelines: found an integer, expected tables [pipelines.NAME]"),
+        ("a b", several({"a b": {}}), 'pipelines."a b": expected a name of letters, digits'),
+        ("one", several({"one": {"name": "x"}}), "pipelines.one.name: unknown key; the name of the table"),
+        ("one", several({"one": {"pipelines": {}}}), "pipelines.one.pipelines: unknown key; pipelines do not nest"),
+        ("one", several({"one": {"target": {"prot": 1}}}), "pipelines.one.target.prot: unknown key"),
+        ("one", several({"one": {}}), "target.url: missing"),
+    ],
+)
+def test_what_is_wrong_with_several_is_found_where_it_stands(name: Any, mapping: dict[str, Any], found: str) -> None:
+    """A missing choice lists what there is; a finding names the table that it was written in."""
+    with pytest.raises(ConfigError) as error:
+        of(name, mapping)
+    assert [problem for problem in error.value.problems if problem.startswith(found)], error.value.problems
+
+
+def test_a_problem_in_a_pipelines_profile_is_found_there() -> None:
+    """The innermost table that holds the value."""
+    two = TWO["two"] | {"profiles": {"prod": {"run": {"workers": 0}}}}
+    with pytest.raises(ConfigError, match=r"^pipelines.two.profiles.prod.run.workers: found 0, expected 1 or more$"):
+        of("two", several({"two": two}), "prod")
+    with pytest.raises(ConfigError, match=r"expected one of .profiles.: 'prod'; did you mean 'prod'"):
+        of("two", several({"two": two}, profiles={}), "prd")
+    with pytest.raises(ConfigError, match=r"profiles.prod.pipelines: unknown key"):
+        of("one", several(TWO, profiles={"prod": {"pipelines": {}}}), "prod")
+
+
+def test_check_fields_of_several() -> None:
+    """Read from the pipeline that the mapping's name chooses."""
+    mapping = several({"one": {"check_fields": ["key_q"]}}) | {"name": "one"}
+    assert missing_check_fields(mapping) == ["key_q"]
+
+
 # --- JSON Schema -----------------------------------------------------------------------------------------------------
 
 
@@ -853,6 +947,7 @@ def schema_errors(mapping: Mapping[str, Any]) -> list[str]:
         side(port="${env:P}", hosts=["${env:H}"], tls={"verify": "${env:V}"}, mode="${env:M}", level="low"),
         full(time={"type": "elapsed", "granularity": "5h", "anchor": "2013-01-01T00:00:00Z"}),
         full(source={"type": "elasticsearch"}, elasticsearch_host="h", source_index="i"),
+        several({"one": {"target": {"url": "there"}}}),
     ],
 )
 def test_the_schema_accepts_what_load_accepts(mapping: dict[str, Any]) -> None:
@@ -872,6 +967,8 @@ def test_the_schema_accepts_what_load_accepts(mapping: dict[str, Any]) -> None:
         full(run={"workers": "2"}),
         full(observers=[{"type": "nobody"}]),
         full(target={"type": "fake"}),
+        several({"one": 3}),
+        several({"one": {"target": {"url": "there"}}}, unknown=1),
     ],
 )
 def test_the_schema_refuses_what_load_refuses(mapping: dict[str, Any]) -> None:
@@ -882,8 +979,9 @@ def test_the_schema_refuses_what_load_refuses(mapping: dict[str, Any]) -> None:
 
 def test_the_schema_describes_sections_and_fields() -> None:
     """Docstrings and `help` reach the editor, by provider."""
-    schema = json_schema(PluginManager([FAKES]))
-    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    whole = json_schema(PluginManager([FAKES]))
+    assert whole["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    schema = whole["else"]
     fake = next(
         option
         for option in schema["properties"]["target"]["oneOf"]

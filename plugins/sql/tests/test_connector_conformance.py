@@ -17,7 +17,7 @@ from attrs import evolve
 from pipeline_core import Can, Secret
 from pipeline_core.ledger import Given
 from pipeline_core.testing import ConnectorSuite
-from pipeline_sql import SqlSettings
+from pipeline_sql import SqlSettings, engines
 
 NUMBERS = count()
 INSERT = "INSERT INTO t (at, n, text, ratio) VALUES (?, ?, ?, ?)"
@@ -139,13 +139,13 @@ class TestSqlOnPostgres(ConnectorSuite):
             "SELECT state || query FROM pg_stat_activity WHERE application_name = 'pipeline-core' "
             "AND datname = current_database() AND state <> 'idle'"
         )
+        scratch = "SELECT relname FROM pg_class WHERE relname LIKE '%scratch%'"
         for _ in range(200):  # a server notices a moment later that its client has gone
-            open_ones = self.run(busy)
-            if not open_ones:
+            left = [*self.run(busy), *self.run(scratch)]
+            if not left:
                 break
             time.sleep(0.01)
-        scratch = self.run("SELECT relname FROM pg_class WHERE relname LIKE '%scratch%'")
-        return [str(each) for (each,) in [*open_ones, *scratch]]
+        return [str(each) for (each,) in left]
 
 
 class TestSqlOnPostgresWithoutIndex(TestSqlOnPostgres):
@@ -162,3 +162,85 @@ class TestSqlOnPostgresWithAMissingColumn(TestSqlOnPostgres):
         self.run(f"ALTER TABLE {settings.table} RENAME COLUMN at TO hidden")
         yield
         self.run(f"ALTER TABLE {settings.table} RENAME COLUMN hidden TO at")
+
+
+class TestSqlOnMariaDb(ConnectorSuite):
+    """A table of its own for each side; an index on the timestamp as a person would make it."""
+
+    can = frozenset({Can.EXTRACT, Can.LOAD, Can.ATOMIC})
+    index = "CREATE INDEX IF NOT EXISTS t_at ON {table} (at)"
+    columns = "(at TIMESTAMP(6) NULL, n BIGINT, text LONGTEXT CHARACTER SET utf8mb4, ratio DOUBLE)"
+
+    @pytest.fixture(autouse=True)
+    def _database(self, mariadb_server: Any) -> Iterator[None]:
+        self.secret = mariadb_server.password
+        name = mariadb_server.new_database()
+        self.url = mariadb_server.url(name)
+        self.connection = mariadb_server.connect(name)
+        self.run("SET time_zone = '+00:00'")
+        yield
+        self.connection.close()
+
+    def run(self, statement: str) -> list[Any]:
+        with self.connection.cursor() as cursor:
+            cursor.execute(statement)
+            return list(cursor.fetchall())
+
+    def fresh(self) -> SqlSettings:
+        return SqlSettings(Secret(self.url), table=f"t{next(NUMBERS)}", timestamp_column="at")
+
+    def put(self, settings: SqlSettings, rows: Any) -> None:
+        self.run(f"CREATE TABLE IF NOT EXISTS {settings.table} {self.columns}")
+        self.run(self.index.format(table=settings.table))
+        values = [tuple(row.values()) for row in rows.select(["at", "n", "text", "ratio"]).to_pylist()]
+        with self.connection.cursor() as cursor:
+            cursor.executemany(f"INSERT INTO {settings.table} VALUES (%s, %s, %s, %s)", values)
+
+    def scoped(self, settings: SqlSettings, scope: Given) -> SqlSettings:
+        return evolve(settings, scope=scope)
+
+    @contextmanager
+    def broken(self, settings: SqlSettings) -> Iterator[None]:
+        self.run(f"RENAME TABLE {settings.table} TO hidden")
+        yield
+        self.run(f"RENAME TABLE hidden TO {settings.table}")
+
+    def leftovers(self, settings: SqlSettings) -> Sequence[str]:
+        # A side that is still open may keep idle sessions, but no transaction. Temporary tables end with their session.
+        busy = (
+            "SELECT concat(p.command, ' ', coalesce(p.info, '')) FROM information_schema.processlist p "
+            "LEFT JOIN information_schema.innodb_trx t ON t.trx_mysql_thread_id = p.id "
+            "WHERE p.db = database() AND p.id <> connection_id() AND (t.trx_id IS NOT NULL OR p.command <> 'Sleep')"
+        )
+        for _ in range(200):  # a server notices a moment later that its client has gone
+            open_ones = self.run(busy)
+            if not open_ones:
+                break
+            time.sleep(0.01)
+        scratch = self.run("SHOW TABLES LIKE '%scratch%'")
+        return [str(each) for (each,) in [*open_ones, *scratch]]
+
+
+class TestSqlOnMariaDbWithoutIndex(TestSqlOnMariaDb):
+    """Another plan counts."""
+
+    index = "DO 0"
+
+
+class TestSqlOnMariaDbWithAMissingColumn(TestSqlOnMariaDb):
+    """Broken another way: the table is there, its timestamp is not."""
+
+    @contextmanager
+    def broken(self, settings: SqlSettings) -> Iterator[None]:
+        self.run(f"ALTER TABLE {settings.table} RENAME COLUMN at TO hidden")
+        yield
+        self.run(f"ALTER TABLE {settings.table} RENAME COLUMN hidden TO at")
+
+
+class TestSqlOnAnyDialect(TestSqlOnPostgres):
+    """By nothing but what SQLAlchemy knows of every dialect; PostgreSQL here, whose sessions are not in UTC."""
+
+    @pytest.fixture(autouse=True)
+    def _unknown(self, _database: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delitem(engines._ENGINES, "postgresql")
+        self.url += "&application_name=pipeline-core&options=-c%20timezone%3DAmerica/New_York"

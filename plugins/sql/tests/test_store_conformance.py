@@ -64,6 +64,7 @@ class OnAServer(RecordStoreSuite):
 
     __test__ = False
     server_fixture: str
+    fences_again = "UPDATE pipeline_core_fence SET last = 0"
     examples = 30
     server_clock = True
 
@@ -81,7 +82,7 @@ class OnAServer(RecordStoreSuite):
             with self.engines[store].writing() as connection:
                 for table in ("records", "events"):
                     connection.exec_driver_sql(f"DELETE FROM pipeline_core_{table}")
-                connection.exec_driver_sql("UPDATE pipeline_core_fence SET last = 0")
+                connection.exec_driver_sql(self.fences_again)
             yield store
         self.free.append(url)
 
@@ -110,6 +111,7 @@ class Misjudged(TestSqlStoreOnSqlite):
 
     __test__ = False
     server_clock = True
+    examples = 600  # it ends with the first one that is noticed
 
     def _settings(self) -> settings:
         # What is found first will do: it need not be made small.
@@ -129,6 +131,7 @@ class TestSqlStoreOnPostgres(OnAServer):
 
     __test__ = True
     server_fixture = "postgres_server"
+    fences_again = "SELECT setval('pipeline_core_fences', 1, false)"
 
 
 class TestSqlStoreOnMariaDb(OnAServer):

@@ -191,6 +191,15 @@ def test_an_up_to_date_store_needs_no_right_to_make_tables(
         worker.settle(claim, Verdict(Status.QUARANTINED, "looked at"))
 
 
+def test_who_may_not_make_the_tables_is_told_what_makes_them(mariadb_server: Any) -> None:
+    """The command that another user may run once."""
+    database = mariadb_server.new_database()
+    with open_engine(Secret(mariadb_server.url(database)), timeout_s=5).writing() as connection:
+        connection.exec_driver_sql(f"GRANT SELECT, INSERT, UPDATE ON {database}.* TO guest@'%%'")
+    with pytest.raises(SideError, match=r"denied.*are not there.*`pipeline-core store upgrade`"):
+        open_once(mariadb_server.url(database, "guest:hunter2"))
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 

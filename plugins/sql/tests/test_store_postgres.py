@@ -86,6 +86,59 @@ def test_a_worker_passes_over_what_another_one_is_claiming(store: SqlRecordStore
     assert [claim.window.start_us for claim in store.claim(REQUEST)] == [0]
 
 
+def test_no_claim_waits_for_another_ones_commit(store: SqlRecordStore, engine: Any) -> None:
+    """While a transaction that took fences stays open, another worker claims, under a higher one."""
+    store.apply(change(1))
+    with engine.writing() as connection:
+        far_us = engine.now_us(connection) + 10**12
+        assert engine.take_fences(connection, far_us, 3) == far_us
+        (claim,) = store.claim(REQUEST)
+    assert claim.fence == far_us + 3
+
+
+def test_fences_go_on_where_an_older_store_stopped(store: SqlRecordStore, engine: Any) -> None:
+    """An upgrade hands the last fence over, and leaves nothing that an older program could count on with."""
+    last = 4 * 10**15
+    with engine.writing() as connection:
+        for statement in (
+            "DROP FUNCTION pipeline_core_take_fences",
+            "DROP SEQUENCE pipeline_core_fences",
+            "CREATE TABLE pipeline_core_fence (id smallint PRIMARY KEY, last bigint NOT NULL)",
+            f"INSERT INTO pipeline_core_fence VALUES (1, {last})",
+            "UPDATE pipeline_core_version SET version_num = '0002'",
+        ):
+            connection.exec_driver_sql(statement)
+    with opened(open_engine(Secret(engine.url.render_as_string(hide_password=False)), timeout_s=5)) as upgraded:
+        upgraded.apply(change(1))
+        (claim,) = upgraded.claim(REQUEST)
+        assert claim.fence == last + 1
+        with pytest.raises(SideError, match="pipeline_core_fence"), engine.writing() as connection:
+            connection.exec_driver_sql("SELECT last FROM pipeline_core_fence")
+
+
+def test_a_claim_in_one_statement_writes_what_the_steps_write(store: SqlRecordStore, engine: Any) -> None:
+    """A batch claimed at once, and one claimed step by step for a dead owner's sake: records and events are alike."""
+    store.apply(change(4))
+    at_once = store.claim(ClaimRequest("p", 10**15, 60, limit=2, owner="host:1"))
+    steps = store.claim(ClaimRequest("p", 10**15, 60, limit=2, owner="host:1", dead_owners=frozenset({"gone"})))
+    told = [event for event in store.events("p") if event.step == "claimed"]
+    for claims, events in ((at_once, told[:2]), (steps, told[2:])):
+        assert [claim.record for claim in claims] == [store.records("p", within=claim.window)[0] for claim in claims]
+        assert claims[1].fence == claims[0].fence + 1
+        for claim, found in zip(claims, events, strict=True):
+            assert (found.window, found.at_us) == (claim.window, claim.record.updated_us)
+            assert claim.record.lease_until_us == found.at_us + 60_000_000
+            assert dict(found.fields) == {
+                "status": "running",
+                "was": "pending",
+                "reason": "claimed",
+                "fence": claim.fence,
+                "claim": claim.id,
+                "owner": "host:1",
+            }
+    assert len({claim.id for claim in (*at_once, *steps)}) == 4
+
+
 def test_an_expired_lease_in_other_hands_stops_nobody(store: SqlRecordStore, engine: Any) -> None:
     """A lapsed lease or backoff that another transaction is looking at is left to that one."""
     store.apply(change(2))
@@ -126,14 +179,22 @@ def plans_of_claims(engine: Any, store: SqlRecordStore) -> list[Any]:
     return plans
 
 
+def nodes(plan: Any) -> Iterator[Any]:
+    """Every step of a plan."""
+    yield plan
+    for each in plan.get("Plans", ()):
+        yield from nodes(each)
+
+
 def test_a_claim_walks_the_partial_index(store: SqlRecordStore, engine: Any) -> None:
     """Behind thousands of done records: one range of the index of claimable records, in order, without a sort."""
     store.apply(change(5_000))
     with engine.writing() as connection:
         connection.exec_driver_sql("UPDATE pipeline_core_records SET status = 'done' WHERE start_us < 49000")
         connection.exec_driver_sql("ANALYZE pipeline_core_records")
-    (found,) = plans_of_claims(engine, store)
-    plan = json.dumps(found)
+    (((found,),),) = plans_of_claims(engine, store)
+    (ready,) = [each for each in nodes(found["Plan"]) if each.get("Subplan Name") == "CTE ready"]
+    plan = json.dumps(ready)
     assert '"Index Name": "ix_pipeline_core_records_claim"' in plan
     assert "Sort" not in plan
     assert "Seq Scan" not in plan
@@ -146,7 +207,7 @@ def test_an_up_to_date_store_needs_no_right_to_make_tables(
     store.apply(change(1))
     with engine.writing() as connection:
         connection.exec_driver_sql("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO guest")
-        connection.exec_driver_sql("GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO guest")
+        connection.exec_driver_sql("GRANT USAGE, UPDATE ON ALL SEQUENCES IN SCHEMA public TO guest")
     url = sa.make_url(postgres_server.url(engine.url.database, "guest:hunter2"))
     with opened(open_engine(Secret(url.render_as_string(hide_password=False)), timeout_s=5)) as worker:
         (claim,) = worker.claim(REQUEST)
@@ -163,7 +224,10 @@ def test_an_up_to_date_store_needs_no_right_to_make_tables(
         ("{guest}@/{database}", "no password supplied; check user and password"),
         ("nobody_knows@/{database}", 'role "nobody_knows" does not exist'),
         ("owner@/no_such_database", 'database "no_such_database" does not exist'),
-        ("{guest}:hunter2@/{database}", "permission denied for schema public.*grant this user the right"),
+        (
+            "{guest}:hunter2@/{database}",
+            "permission denied for schema public.*grant this user the right.*are not there.*store upgrade",
+        ),
     ],
 )
 def test_what_only_a_person_can_mend(postgres_server: Any, address: str, message: str) -> None:

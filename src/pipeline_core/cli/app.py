@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from pipeline_core.cli import starter, views
-from pipeline_core.cli.options import takes_common_options, verb
+from pipeline_core.cli import hands, starter, views
+from pipeline_core.cli.options import From, To, takes_common_options, verb
 from pipeline_core.cli.session import Session
 from pipeline_core.cli.store import store_app
 from pipeline_core.cli.terminal import Terminal
@@ -35,9 +35,6 @@ app.add_typer(store_app, name="store")
 takes_common_options(app)
 takes_common_options(config_app)
 
-From = Annotated[str | None, typer.Option("--from", metavar="TIME", help="Windows that start here or later; local.")]
-To = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Windows that start before this; local.")]
-
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line, that of the process unless given; returns the exit code."""
@@ -50,7 +47,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return Terminal(json="--json" in given).fail(ConfigError(f"{message.rstrip('.')}; see `{NAME} --help`"))
 
 
-@verb(app)
+@verb(app, each=False)
 def init(
     session: Session,
     file: Annotated[Path | None, typer.Argument(help="Where to write it (that of -c).")] = None,
@@ -132,11 +129,15 @@ def status(session: Session) -> Exit:
     """Show where the pipeline stands."""
     with session.pipeline() as pipeline:
         report = pipeline.status()
-    session.terminal.show(report.as_mapping(), views.status_view(report, pipeline.config.policy.timezone))
+    view = views.status_line if session.common.every else views.status_view
+    session.terminal.show(report.as_mapping(), view(report, pipeline.config.policy.timezone))
     return report.exit_code
 
 
-@verb(app)
+hands.add_to(app)
+
+
+@verb(app, each=False)
 def plugins(session: Session) -> Exit:
     """List the types that can be selected."""
     manager = session.manager()
@@ -170,7 +171,7 @@ def doctor(session: Session) -> Exit:
         findings = pipeline.doctor()
     code = Exit.ATTENTION if any(finding.problem for finding in findings) else Exit.OK
     mapping = {"findings": [finding.as_mapping() for finding in findings], "exit_code": int(code)}
-    session.terminal.show(mapping, views.doctor_view(findings))
+    session.terminal.show(mapping, views.doctor_view(findings, session.terminal.about))
     return code
 
 
@@ -184,7 +185,7 @@ def validate(session: Session) -> Exit:
     return Exit.OK
 
 
-@verb(config_app)
+@verb(config_app, each=False)
 def schema(session: Session) -> Exit:
     """Print the JSON Schema of the configuration, with every installed plugin's settings."""
     from pipeline_core.config.schema import json_schema  # noqa: PLC0415 - cattrs loads here

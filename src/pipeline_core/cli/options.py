@@ -12,25 +12,33 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from attrs import evolve
 
 from pipeline_core.cli.interrupt import interruptible
 from pipeline_core.cli.session import Common, LogFormat, LogLevel, Session
 from pipeline_core.cli.terminal import LogLines, Terminal
+from pipeline_core.config import names_in_file
+from pipeline_core.errors import ConfigError
 from pipeline_core.log import LOGGER, JsonFormatter, TextFormatter
 from pipeline_core.reports import Exit
 
 Command = Callable[..., Exit]
+From = Annotated[str | None, typer.Option("--from", metavar="TIME", help="Windows that start here or later; local.")]
+To = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Windows that start before this; local.")]
 
 
 def given(
+    *,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="The configuration (pipeline.toml).")] = None,
+    pipeline: Annotated[str | None, typer.Option("--pipeline", "-p", metavar="NAME", help="One of several.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Each pipeline of the configuration in turn.")] = False,
     profile: Annotated[str | None, typer.Option(help="A profile of the configuration, such as prod.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     log_level: Annotated[LogLevel | None, typer.Option(help="How much is logged on stderr (warning).")] = None,
     log_format: Annotated[LogFormat | None, typer.Option(help="How log lines look (text).")] = None,
 ) -> Mapping[str, Any]:
     """Those of the common options that were given. Its parameters are their one definition."""
-    values = {"config": config, "profile": profile, "json": json or None}
+    values = {"config": config, "pipeline": pipeline, "every": every or None, "profile": profile, "json": json or None}
     values |= {"log_level": log_level, "log_format": log_format}
     return {name: value for name, value in values.items() if value is not None}
 
@@ -47,8 +55,11 @@ def takes_common_options(app: typer.Typer) -> None:
     app.callback()(_with_parameters(before, []))
 
 
-def verb(app: typer.Typer, name: str | None = None) -> Callable[[Command], Command]:
-    """Makes a command of a function that takes a Session and options of its own, and returns the exit code."""
+def verb(app: typer.Typer, name: str | None = None, *, each: bool = True) -> Callable[[Command], Command]:
+    """Makes a command of a function that takes a Session and options of its own, and returns the exit code.
+
+    `each`: with `--all` it is called for every pipeline of the configuration.
+    """
 
     def register(function: Command) -> Command:
         _, *own = inspect.signature(function, eval_str=True).parameters.values()
@@ -56,7 +67,8 @@ def verb(app: typer.Typer, name: str | None = None) -> Callable[[Command], Comma
         @functools.wraps(function)
         def command(context: typer.Context, **values: Any) -> int:
             after = given(**{option: values.pop(option) for option in _COMMON})
-            return int(_ended(Common(**{**context.obj, **after}), function, values))
+            common = Common(**{**context.obj, **after})
+            return int(_ended(common, functools.partial(function, **values), each=each))
 
         app.command(name)(_with_parameters(command, own))
         return function
@@ -72,13 +84,40 @@ def _with_parameters(function: Callable[..., Any], own: list[Parameter]) -> Call
     return function
 
 
-def _ended(common: Common, function: Command, values: Mapping[str, Any]) -> Exit:
+def _ended(common: Common, act: Command, *, each: bool) -> Exit:
     terminal = Terminal(common.json, debug=common.log_level is LogLevel.DEBUG)
     try:
         with interruptible(terminal.say), _logging(terminal, common):
-            return function(Session(common, terminal), **values)
+            return _each(common, terminal, act, each=each) if common.every else _once(common, terminal, act)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - where the program ends: a message and a code
         return terminal.fail(error)
+
+
+def _once(common: Common, terminal: Terminal, act: Command) -> Exit:
+    return act(Session(common, terminal))
+
+
+def _each(common: Common, terminal: Terminal, act: Command, *, each: bool) -> Exit:
+    """The command for every pipeline in turn, which ends with the highest code; one that fails stops no other."""
+    if not each:
+        raise ConfigError("--all: this command is of no pipeline; leave it out")
+    if common.pipeline is not None:
+        raise ConfigError("--all: found -p too, expected one of the two")
+    codes, documents = [Exit.OK], []
+    names: list[str | None] = [*names_in_file(common.config)]
+    for name in names or [None]:
+        part = terminal.of(name or "")
+        try:
+            codes.append(_once(evolve(common, pipeline=name), part, act))
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - where a pipeline ends: a message and a code
+            codes.append(part.fail(error))
+            if isinstance(error, KeyboardInterrupt):
+                break
+        finally:
+            documents += [{"pipeline": name, **document} for document in part.collected or ()]
+    if common.json:
+        terminal.document({"pipelines": documents, "exit_code": int(max(codes))})
+    return max(codes)
 
 
 @contextmanager

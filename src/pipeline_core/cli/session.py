@@ -40,6 +40,8 @@ class Common:
     """The common options, with their defaults."""
 
     config: Path = Path("pipeline.toml")
+    pipeline: str | None = None
+    every: bool = False
     profile: str | None = None
     json: bool = False
     log_level: LogLevel = LogLevel.WARNING
@@ -85,4 +87,4 @@ class Session:
     def _load(self) -> Config:
         # Modules that `plugins = [...]` names may lie beside the file, as a script finds those beside itself.
         sys.path.insert(0, str(self.common.config.resolve().parent))
-        return load_file(self.common.config, profile=self.common.profile)
+        return load_file(self.common.config, profile=self.common.profile, name=self.common.pipeline)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from pipeline_core.cli import views
 from pipeline_core.cli.options import takes_common_options, verb
@@ -13,6 +14,16 @@ from pipeline_core.reports import Exit
 
 store_app = typer.Typer(help="What is kept: the records, and the ledger of the target.", rich_markup_mode=None)
 takes_common_options(store_app)
+
+
+@verb(store_app)
+def upgrade(session: Session) -> Exit:
+    """Make or update what the records are kept in, so that workers need no right to."""
+    with session.pipeline() as pipeline:
+        done = pipeline.store.upgrade()
+        name = pipeline.config.pipeline
+    session.terminal.show({"pipeline": name, "upgrade": done, "exit_code": int(Exit.OK)}, Text(f"record store: {done}"))
+    return Exit.OK
 
 
 @verb(store_app)

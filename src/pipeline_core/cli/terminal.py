@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from rich.console import Console, RenderableType
 from rich.text import Text
 
@@ -33,12 +33,21 @@ _UNDONE = (ClaimLostError, Interrupted, KeyboardInterrupt, TransientError)
 
 @frozen
 class Terminal:
-    """The two streams. `debug` shows the traceback of a failure."""
+    """The two streams. `debug` shows the traceback of a failure.
+
+    One of several pipelines has its failures told with its name, `about`, and its documents `collected` into one.
+    """
 
     json: bool = False
     debug: bool = False
     out: Console = field(factory=partial(Console, highlight=False))
     err: Console = field(factory=partial(Console, stderr=True, highlight=False))
+    about: str = ""
+    collected: list[Mapping[str, Any]] | None = None
+
+    def of(self, name: str) -> Terminal:
+        """The same streams, for one of several pipelines."""
+        return evolve(self, about=f"{name}: " if name else "", collected=[])
 
     def show(self, mapping: Mapping[str, Any], *rendered: RenderableType) -> None:
         """A result: the mapping for machines, the rest for people. Plain text is never wrapped: it is to be copied."""
@@ -61,13 +70,16 @@ class Terminal:
         if self.json:
             self.document({"error": "\n".join(problems), "problems": problems, "exit_code": int(code)})
         for problem in problems:
-            self.say(f"pipeline-core: {problem}", "red")
+            self.say(f"pipeline-core: {self.about}{problem}", "red")
         if self.debug:
             self.say("".join(traceback.format_exception(error)).rstrip())
         return code
 
     def document(self, mapping: Mapping[str, Any]) -> None:
-        """One JSON document on stdout."""
+        """One JSON document on stdout, or a part of one."""
+        if self.collected is not None:
+            self.collected.append(mapping)
+            return
         self.out.out(redact(json.dumps(mapping, indent=2)), highlight=False)
 
 

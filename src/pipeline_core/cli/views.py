@@ -13,7 +13,7 @@ from rich.text import Text
 from pipeline_core.cli import picture
 from pipeline_core.plugins import Listed
 from pipeline_core.record import Change, Record
-from pipeline_core.reports import AdoptionReport, CheckReport, Finding, RunReport, StatusReport
+from pipeline_core.reports import AdoptionReport, CheckReport, Finding, HandReport, RunReport, StatusReport
 from pipeline_core.secrets import redact
 from pipeline_core.window import Window, from_us
 
@@ -86,6 +86,15 @@ def adoption_view(report: AdoptionReport, zone: str) -> RenderableType:
     return Group(head, *spans[:_MOST_ROWS], *_left_out(len(spans)))
 
 
+def hand_view(report: HandReport, zone: str) -> RenderableType:
+    """The windows that a hand was laid on."""
+    would = "would " if report.dry_run else ""
+    lines = [Text(f"{report.pipeline}: {would}{report.action} {len(report.windows):,} windows: {report.reason}")]
+    for touched in report.windows[:_MOST_ROWS]:
+        lines.append(Text(f"  {window_name(touched.window, zone)}, was {touched.was}"))
+    return Group(*lines, *_left_out(len(report.windows)))
+
+
 def status_view(report: StatusReport, zone: str) -> RenderableType:
     """Where the pipeline stands: the picture, then the windows that want a look."""
     parts: list[RenderableType] = [_Picture(report, zone)]
@@ -93,10 +102,18 @@ def status_view(report: StatusReport, zone: str) -> RenderableType:
         ("quarantined", report.quarantined),
         ("failing, to be tried again", report.failing),
         ("running", report.running),
+        ("skipped by hand", report.skipped),
     ):
         if records:
             parts += [Text(), Text(f"{title}:", "bold"), *_records(records, zone), *_left_out(len(records))]
     return Group(*parts)
+
+
+def status_line(report: StatusReport, zone: str) -> RenderableType:
+    """Where one of several pipelines stands: how many windows are in which state, and until when time is covered."""
+    counts = ", ".join(f"{count:,} {status}" for status, count in report.counts.items() if count) or "no window yet"
+    until = f"; done until {moment(report.coverage[-1].end, zone)}" if report.coverage else ""
+    return Text(f"{report.pipeline}: {counts}{until}", "bold red" if report.quarantined else "")
 
 
 def plugins_view(listing: Sequence[Listed], broken: Sequence[str]) -> RenderableType:
@@ -113,13 +130,13 @@ def plugins_view(listing: Sequence[Listed], broken: Sequence[str]) -> Renderable
     return Group(table, *(Text(f"broken: {problem}", "red") for problem in broken))
 
 
-def doctor_view(findings: Sequence[Finding]) -> RenderableType:
-    """Each part: ok, or what is wrong and what to do."""
+def doctor_view(findings: Sequence[Finding], about: str = "") -> RenderableType:
+    """Each part: ok, or what is wrong and what to do; `about` says of which pipeline, where there are several."""
     table = _table("part", "")
     for finding in findings:
         wrong = Group(Text(redact(finding.problem), "red"), Text(f"remedy: {redact(finding.remedy)}"))
         table.add_row(finding.part, wrong if finding.problem else Text("ok", "green"))
-    return table
+    return Group(Text(about, "bold"), table) if about else table
 
 
 class _Picture:

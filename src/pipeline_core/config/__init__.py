@@ -24,7 +24,16 @@ from pipeline_core.zones import instant_of_naive, zone
 if TYPE_CHECKING:
     from pipeline_core.plugins import PluginManager
 
-__all__ = ["Config", "Part", "RetrySettings", "RunSettings", "load", "load_file", "missing_check_fields"]
+__all__ = [
+    "Config",
+    "Part",
+    "RetrySettings",
+    "RunSettings",
+    "load",
+    "load_file",
+    "missing_check_fields",
+    "names_in_file",
+]
 
 
 def _at_least(least: float) -> Any:
@@ -48,6 +57,10 @@ def _number(default: float, check: Any, text: str) -> Any:
     return field(default=default, validator=check, metadata={"help": text})
 
 
+def _limit(text: str) -> Any:
+    return field(default=None, validator=attrs.validators.optional(_at_least(1)), metadata={"help": text})
+
+
 @frozen
 class RunSettings:
     """How a run works through its windows. Times are in seconds, where they are no text such as `30min`."""
@@ -60,11 +73,9 @@ class RunSettings:
     backoff_max_s: float = _number(600.0, _at_least(0), "the longest wait of a window")
     crash_backoff_s: float = _number(10.0, _at_least(0), "the wait after the second crash of a window; it doubles")
     batch_rows: int = _number(50_000, _at_least(1), "how many rows are extracted at a time")
-    max_running: int | None = field(
-        default=None,
-        validator=attrs.validators.optional(_at_least(1)),
-        metadata={"help": "how many windows of the pipeline are worked on at once, on all hosts together"},
-    )
+    max_running: int | None = _limit("how many windows of the pipeline are worked on at once, on all hosts together")
+    rows_per_second: int | None = _limit("how many rows a second each worker extracts at most")
+    stage_max_bytes: int | None = _limit("no window is extracted while the pipeline's staged files hold so many bytes")
     give_up_after: str = field(
         default="30min",
         validator=_is_duration,
@@ -90,8 +101,8 @@ class Config:
     """One pipeline's configuration, checked. `load` and `load_file` make it.
 
     `begin_us` and `end_us` are microseconds UTC. `mapping` is what was handed in, references unresolved and before the
-    profile, so that another process can load the same. `warnings` are for people: the defaults that a trial may live
-    with. The repr shows nothing of the settings.
+    profile, with the chosen pipeline as its `name`, so that another process can load the same. `warnings` are for
+    people: the defaults that a trial may live with. The repr shows nothing of the settings.
     """
 
     name: str
@@ -148,9 +159,16 @@ def instant_us(when: str | date, timezone: str) -> int:
     return to_us(moment) if moment.utcoffset() is not None else instant_of_naive(moment, zone(timezone))
 
 
-def load(mapping: Mapping[str, Any], *, profile: str | None = None, plugins: Iterable[str | ModuleType] = ()) -> Config:
+def load(
+    mapping: Mapping[str, Any],
+    *,
+    profile: str | None = None,
+    plugins: Iterable[str | ModuleType] = (),
+    name: str | None = None,
+) -> Config:
     """The configuration of a mapping: the keys of a file, or the flat form that names its sides in `default_record`.
 
+    `name` chooses one of several `[pipelines.NAME]`; without it the mapping's own key `name` does.
     `plugins` are modules (or their names) beside those that `plugins = [...]` in the mapping names. Raises ConfigError
     with every problem, and PluginError where one of the plugins asked for cannot be loaded.
     """
@@ -160,11 +178,36 @@ def load(mapping: Mapping[str, Any], *, profile: str | None = None, plugins: Ite
         raise ConfigError(
             f"configuration: found a {type(mapping).__name__}, expected a mapping; load_file reads a file"
         )
-    return loading.load(mapping, profile, plugins)
+    return loading.load(mapping, profile, plugins, name)
 
 
-def load_file(path: str | Path, *, profile: str | None = None, plugins: Iterable[str | ModuleType] = ()) -> Config:
+def load_file(
+    path: str | Path,
+    *,
+    profile: str | None = None,
+    plugins: Iterable[str | ModuleType] = (),
+    name: str | None = None,
+) -> Config:
     """The configuration of a TOML file; otherwise like `load`. Raises ConfigError also for a file that is none."""
+    mapping = _toml(path)
+    try:
+        return load(mapping, profile=profile, plugins=plugins, name=name)
+    except ConfigError as error:
+        raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from None
+
+
+def names_in_file(path: str | Path) -> list[str]:
+    """The pipelines of a TOML file, in its order; none where it is that of one alone. Raises ConfigError."""
+    from pipeline_core.config.overlays import names  # noqa: PLC0415 - the plugin manager loads here
+
+    mapping = _toml(path)
+    try:
+        return names(mapping)
+    except ConfigError as error:
+        raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from None
+
+
+def _toml(path: str | Path) -> dict[str, Any]:
     import tomllib  # noqa: PLC0415 - a mapping needs none
 
     try:
@@ -182,17 +225,17 @@ def load_file(path: str | Path, *, profile: str | None = None, plugins: Iterable
             f"{path}: is no UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
         ) from None
     try:
-        mapping = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: is not TOML: {error}; `pipeline-core init` writes an example") from None
-    try:
-        return load(mapping, profile=profile, plugins=plugins)
-    except ConfigError as error:
-        raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from None
 
 
 def missing_check_fields(mapping: Mapping[str, Any]) -> list[str]:
-    """The `check_fields` that `default_record` lacks or holds as null. Needs no plugin. Raises ConfigError."""
+    """The `check_fields` that `default_record` lacks or holds as null. Loads no plugin. Raises ConfigError."""
+    from pipeline_core.config.overlays import chosen, merged, overlays  # noqa: PLC0415 - the plugin manager loads here
+
+    name = chosen(mapping, None)
+    mapping = merged(mapping, name, overlays(mapping, name, None))
     check_fields, default_record = mapping.get("check_fields", ()), mapping.get("default_record", {})
     problems = []
     if not isinstance(check_fields, list | tuple) or not all(isinstance(name, str) for name in check_fields):

@@ -88,6 +88,9 @@ class Layout:
     secrets: Mapping[str, Mapping[str, Any]] = field(
         factory=dict, metadata=_help("the settings of secret resolvers, by prefix")
     )
+    pipelines: Mapping[str, Mapping[str, Any]] = field(
+        factory=dict, metadata=_help("several pipelines, by name: what each adds to the top level, or changes of it")
+    )
     profiles: Mapping[str, Mapping[str, Any]] = field(
         factory=dict, metadata=_help("what changes, by the name of the profile")
     )

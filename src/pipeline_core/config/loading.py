@@ -1,4 +1,4 @@
-"""How a mapping becomes a `Config`: the profile first, then who provides what, then every section against its class.
+"""How a mapping becomes a `Config`: pipeline and profile, then who provides what, then every section against its class.
 
 Imported only when a configuration is loaded: cattrs and the plugins come with it.
 """
@@ -6,7 +6,6 @@ Imported only when a configuration is loaded: cattrs and the plugins come with i
 from __future__ import annotations
 
 import copy
-import difflib
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,8 +18,10 @@ from attrs import define, field, frozen
 
 from pipeline_core.config import Config, instant_us
 from pipeline_core.config.findings import Refused, kind, shown
-from pipeline_core.config.layout import EXCLUDE, NAME, POLICY_KEYS, SECTIONS, Layout
-from pipeline_core.config.references import Name, Place, names_in, shown_path
+from pipeline_core.config.layout import EXCLUDE, POLICY_KEYS, SECTIONS, Layout
+from pipeline_core.config.overlays import chosen, merged, overlays
+from pipeline_core.config.overlays import shown as shown_where
+from pipeline_core.config.references import Name, Place, names_in
 from pipeline_core.config.sections import Part
 from pipeline_core.config.structuring import read, structured
 from pipeline_core.contracts import Provider
@@ -33,61 +34,22 @@ _LOCAL = ".pipeline-core"
 _WITH_REFERENCES = {*SECTIONS, "observers", "secrets"}
 
 
-def load(mapping: Mapping[str, Any], profile: str | None, plugins: Iterable[str | ModuleType]) -> Config:
+def load(
+    mapping: Mapping[str, Any], profile: str | None, plugins: Iterable[str | ModuleType], name: str | None
+) -> Config:
     """See `pipeline_core.config.load`."""
-    overlay = _overlay(mapping, profile)
-    whole = _merged(mapping, overlay)
+    name = chosen(mapping, name)
+    over = overlays(mapping, name, profile)
+    whole = merged(mapping, name, over)
     named = whole.get("plugins", ())
-    names = [name for name in named if isinstance(name, str)] if isinstance(named, list | tuple) else []
+    names = [each for each in named if isinstance(each, str)] if isinstance(named, list | tuple) else []
     loading = _Loading(whole, PluginManager([*names, *plugins]))
-    config = loading.config(copy.deepcopy(dict(mapping)), profile)
+    # Another process that loads this chooses the same pipeline.
+    handed_on = copy.deepcopy(dict(mapping) if name is None else {**mapping, "name": name})
+    config = loading.config(handed_on, profile)
     if config is None:
-        raise ConfigError(list(dict.fromkeys(_shown(place, text, overlay, profile) for place, text in loading.found())))
+        raise ConfigError(list(dict.fromkeys(shown_where(place, text, over) for place, text in loading.found())))
     return config
-
-
-# --- profiles --------------------------------------------------------------------------------------------------------
-
-
-def _overlay(mapping: Mapping[str, Any], profile: str | None) -> Mapping[str, Any]:
-    if profile is None:
-        return {}
-    profiles = _table(mapping, "profiles")
-    overlay = profiles.get(profile)
-    if not isinstance(overlay, Mapping) or not NAME.fullmatch(profile):
-        near = difflib.get_close_matches(profile, profiles, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        known = ", ".join(map(repr, profiles)) or "none is given; add [profiles.NAME]"
-        raise ConfigError(f"profile: found {profile!r}, expected one of [profiles]: {known}{hint}")
-    if "profiles" in overlay:
-        raise ConfigError(f"{shown_path(('profiles', profile, 'profiles'))}: unknown key; profiles do not nest")
-    return overlay
-
-
-def _merged(base: Mapping[str, Any], overlay: Mapping[str, Any], place: Place = ()) -> dict[str, Any]:
-    """Tables merge, anything else is replaced; a section whose `type` changes is replaced whole."""
-    merged = dict(base)
-    for key, over in overlay.items():
-        under = base.get(key)
-        if isinstance(over, Mapping) and isinstance(under, Mapping) and not _changes_type(key, under, over, place):
-            merged[key] = _merged(under, over, (*place, key))
-        else:
-            merged[key] = over
-    return merged
-
-
-def _changes_type(key: str, under: Mapping[str, Any], over: Mapping[str, Any], place: Place) -> bool:
-    is_section = not place and key in {*SECTIONS, "time"}
-    return is_section and "type" in under and "type" in over and bool(under["type"] != over["type"])
-
-
-def _shown(place: Place, text: str, overlay: Mapping[str, Any], profile: str | None) -> str:
-    """A finding, at the place where its value was written."""
-    at: Any = overlay
-    for step in place:
-        at = at.get(step) if isinstance(at, Mapping) else None
-    from_profile = place and (at is not None)
-    return f"{shown_path(('profiles', str(profile), *place) if from_profile else place)}: {text}"
 
 
 # --- the whole -------------------------------------------------------------------------------------------------------

@@ -42,8 +42,17 @@ def json_schema(manager: PluginManager) -> Schema:
     top["properties"] |= _sections(manager)
     top["properties"] |= _aliases(manager)
     # A profile holds the same keys, but any part of them: what it leaves out, the rest of the file gives.
-    top["properties"]["profiles"] = {"type": "object", "additionalProperties": {"type": "object"}}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **top}
+    tables: Schema = {"type": "object", "additionalProperties": {"type": "object"}}
+    for key in ("profiles", "pipelines"):
+        top["properties"][key] = {**tables, **_described(attrs.fields_dict(Layout)[key])}
+    several = {**top, "properties": {**top["properties"], **{key: {"type": "object"} for key in SECTIONS}}}
+    # Of several pipelines each completes what the top level has begun.
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "if": {"required": ["pipelines"]},
+        "then": several,
+        "else": top,
+    }
 
 
 def _sections(manager: PluginManager) -> Schema:

@@ -6,6 +6,7 @@ and leases alone decide.
 
 from __future__ import annotations
 
+import getpass
 import os
 import socket
 from collections.abc import Iterable
@@ -20,6 +21,15 @@ def this_process() -> str | None:
     """This process as an owner; None where its death could not be told."""
     here, start = _here(), _start_time(os.getpid())
     return f"{here}:{os.getpid()}:{start}" if here and start else None
+
+
+def person() -> str:
+    """Who acts by hand, as `user@host`; the user's number where this system has no name for it."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 def dead(owners: Iterable[str | None]) -> frozenset[str]:

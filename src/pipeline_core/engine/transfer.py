@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection
 from contextlib import closing
 from functools import partial
@@ -9,10 +10,12 @@ from logging import DEBUG
 
 from pipeline_core.contracts import Batch, Batches, ExtractRequest, Load, Staged, StageRequest
 from pipeline_core.engine.parts import Parts
-from pipeline_core.errors import MismatchError, PermanentError
+from pipeline_core.errors import MismatchError, PermanentError, TransientError
 from pipeline_core.log import timed
 from pipeline_core.record import Claim
 from pipeline_core.window import Window
+
+_POLL_S = 0.1  # how soon a request to stop ends a wait
 
 
 def prefix(pipeline: str, window: Window) -> str:
@@ -47,19 +50,23 @@ def extract(parts: Parts, claim: Claim, expected: int) -> Staged:
     request = StageRequest(
         f"{prefix(parts.pipeline, window)}{claim.fence}", parts.pipeline, window, claim.fence, parts.source_identity()
     )
-    asked = ExtractRequest(window, parts.config.exclude, parts.config.run.batch_rows)
+    rate = parts.config.run.rows_per_second
+    batch_rows = parts.config.run.batch_rows if rate is None else min(parts.config.run.batch_rows, rate)
+    asked = ExtractRequest(window, parts.config.exclude, batch_rows)
 
     def attempt() -> Staged:
         with closing(parts.source.extract(asked)) as batches:
-            seen = Watched(parts, window, "extracting", expected)
+            seen = Watched(parts, window, "extracting", expected, rate)
             with closing(seen.through(batches)) as watched:
                 staged = parts.stage.write(request, watched)
         if staged.rows != seen.rows:
             raise MismatchError(f"stage: {window}: {seen.rows} rows were handed over, {staged.rows} are staged")
         return staged
 
+    parts.retried("find room in the stage", window, partial(_check_room, parts, window))
     with timed() as watch:
         staged = parts.retried("extract", window, attempt)
+    _check_size(parts, staged)
     parts.report.tell("staged", window, rows=staged.rows, files=len(staged.files), seconds=watch.seconds)
     return staged
 
@@ -75,6 +82,34 @@ def sample(parts: Parts, window: Window) -> Batch:
         raise PermanentError(f"source: {window}: found no batch at all, expected at least an empty one")
 
     return parts.retried("extract", window, attempt)
+
+
+def _check_room(parts: Parts, window: Window) -> None:
+    """Raises where the stage is full. Files of this very window do not count: it is about to replace them."""
+    limit = parts.config.run.stage_max_bytes
+    if limit is None:
+        return
+    found = [staged for staged in parts.stage.find(f"{parts.pipeline}/") if staged.window != window]
+    used = sum(map(_bytes, found))
+    if used >= limit:
+        raise TransientError(
+            f"stage: full: {used:,} bytes of {len(found)} other windows are staged, run.stage_max_bytes is {limit:,}; "
+            "they go when their windows are done",
+            side_down=True,
+        )
+
+
+def _check_size(parts: Parts, staged: Staged) -> None:
+    limit = parts.config.run.stage_max_bytes
+    if limit is not None and _bytes(staged) > limit:
+        raise PermanentError(
+            f"stage: {staged.window}: this window alone takes {_bytes(staged):,} bytes, run.stage_max_bytes is "
+            f"{limit:,}; raise it, or cut finer windows (granularity)"
+        )
+
+
+def _bytes(staged: Staged) -> int:
+    return sum(file.bytes for file in staged.files)
 
 
 def load_of(parts: Parts, claim: Claim, staged: Staged) -> Load:
@@ -113,10 +148,12 @@ def sweep(parts: Parts, open_windows: Collection[Window]) -> None:
 
 
 class Watched:
-    """Batches on their way: counted, told, and ended where the run was asked to stop."""
+    """Batches on their way: counted, told, and ended where the run was asked to stop; at most `rate` rows a second."""
 
-    def __init__(self, parts: Parts, window: Window, step: str, expected: int) -> None:
+    def __init__(self, parts: Parts, window: Window, step: str, expected: int, rate: int | None = None) -> None:
         self.rows = 0
+        self._rate = rate
+        self._began_s = time.monotonic()
         self._parts = parts
         self._window = window
         self._step = step
@@ -128,3 +165,10 @@ class Watched:
             yield batch
             self.rows += len(batch)
             self._parts.report.tell(self._step, self._window, level=DEBUG, rows=self.rows, of=self._expected)
+            if self._rate is not None:
+                self._wait_until(self._began_s + self.rows / self._rate)
+
+    def _wait_until(self, at_s: float) -> None:
+        while (left_s := at_s - time.monotonic()) > 0:
+            self._parts.check_stop()
+            time.sleep(min(left_s, _POLL_S))

@@ -8,6 +8,7 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from threading import RLock
+from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
 
@@ -20,11 +21,15 @@ from pipeline_core.record import (
     Change,
     Claim,
     Event,
+    Hand,
+    Intervention,
+    Outcome,
     Record,
     Removal,
     Span,
     Status,
     Verdict,
+    by_hand,
     transition,
 )
 from pipeline_core.window import SECOND_US, Window
@@ -151,6 +156,25 @@ class MemoryRecordStore(RecordStore):
         )
         insort(starts, start_us)
         return True
+
+    def intervene(self, intervention: Intervention) -> Sequence[Record]:
+        hand, after = intervention.hand, {s.start_us: by_hand(intervention.hand, s.status) for s in intervention.spans}
+        with self._lock:
+            now_us = self.now_us()
+            live = self._live.get(intervention.pipeline, {})
+            found = [(live.get(span.start_us), span) for span in sorted(intervention.spans, key=itemgetter(0))]
+            moved = []
+            for record, span in found:
+                if record is None or _span(record)[:4] != span[:4]:
+                    continue
+                values: dict[str, Any] = {"claim_id": None, "owner": None, "lease_until_us": None, "not_before_us": 0}
+                if hand is Hand.RETRY:
+                    values |= {"attempts": 0, "crashes": 0}
+                if hand is Hand.SKIP:
+                    values |= {"outcome": Outcome.SKIPPED, "asked": None}
+                values |= {"status": after[span.start_us], "reason": intervention.told}
+                moved.append(self._move(record, str(hand), now_us, {"by": intervention.by}, **values))
+            return moved
 
     # --- claims -------------------------------------------------------------------------------------------------------
 
@@ -296,12 +320,14 @@ class MemoryRecordStore(RecordStore):
         self._live[record.pipeline][record.window.start_us] = record
         return record
 
-    def _move(self, record: Record, step: str, now_us: int, **values: Any) -> Record:
-        """The one way to another status, checked and logged."""
+    def _move(
+        self, record: Record, step: str, now_us: int, more: Mapping[str, Any] = MappingProxyType({}), **values: Any
+    ) -> Record:
+        """The one way to another status, checked and logged; the event tells `more` beside."""
         after = evolve(record, updated_us=now_us, **values)
         transition(record.status, after.status)
         told = {"status": str(after.status), "was": str(record.status), "reason": after.reason, "fence": after.fence}
-        self._log.append(Event(now_us, record.pipeline, record.window, step, told))
+        self._log.append(Event(now_us, record.pipeline, record.window, step, {**told, **more}))
         return self._keep(after)
 
 

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pipeline_core.contracts import ClaimRequest, Context, RecordStore
 from pipeline_core.errors import ClaimLostError
-from pipeline_core.record import Addition, Asked, Change, Claim, Outcome, Removal, Status, Verdict
+from pipeline_core.record import Addition, Asked, Change, Claim, Hand, Intervention, Outcome, Removal, Status, Verdict
 from pipeline_core.testing.findings import expect, expect_error, report
 from pipeline_core.testing.together import WORKERS, Act, Lost, Processes, in_threads
 from pipeline_core.window import SECOND_US, Window
@@ -215,6 +215,22 @@ class Model:
             row.crashes, row.asked = 0, None
         self.move(row, "settled", verdict.status)
 
+    def intervene(self, intervention: Intervention) -> list[Row]:
+        touched = []
+        for span in sorted(intervention.spans):
+            row = next((row for row in self.rows if (*row.span, row.status, row.fence) == span[:4]), None)
+            if row is None:
+                continue
+            row.claim_id, row.owner, row.due_us = None, None, 0
+            if intervention.hand is Hand.RETRY:
+                row.attempts = row.crashes = 0
+            if intervention.hand is Hand.SKIP:
+                row.outcome, row.asked = Outcome.SKIPPED, None
+            after = Status.DONE if intervention.hand is Hand.SKIP else Status.PENDING
+            self.move(row, str(intervention.hand), after)
+            touched.append(row)
+        return touched
+
     def held(self, claim: Claim) -> Row | None:
         """The row that still carries the claim."""
         span = _span(claim.window)
@@ -244,7 +260,7 @@ class Model:
             return row is None and result is Lost
         if act.verb == "settle":
             self.settle(row, act.given[1])
-            return bool(result.status is row.status)
+            return (result.status, result.crashes) == (row.status, row.crashes)
         self.renew(row)
         return True
 
@@ -256,6 +272,8 @@ class Model:
                 return False
             self.hold(ready[0], request)
             ready[0].fence, ready[0].claim_id = claim.fence, claim.id
+            if claim.record.crashes != ready[0].crashes:
+                return False
         return True
 
     def _follow_resume(self, claim: Claim, result: Any) -> bool:
@@ -267,7 +285,9 @@ class Model:
                 return False
             self.resume(row)
             row.fence = result.fence
-        return (row.claim_id, row.fence, row.status) == (result.id, result.fence, result.record.status)
+        # Crashes tell whether somebody has noticed the end of the lease before or after.
+        found = (result.id, result.fence, result.record.status, result.record.crashes)
+        return (row.claim_id, row.fence, row.status, row.crashes) == found
 
 
 def _made(act: Act, result: Any) -> Sequence[Claim]:
@@ -422,6 +442,15 @@ class StoreMachine(RuleBasedStateMachine):
         return self.same(
             "settle returns the record", found, (verdict.status, verdict.reason, verdict.outcome), claim.window
         )
+
+    @rule(hand=st.sampled_from(Hand), places=st.sets(st.integers(0, 11), min_size=1), late=st.booleans())
+    def intervene(self, hand: Hand, places: set[int], late: bool) -> None:
+        fit = [span for span in self.store.spans(PIPELINE) if span.status in hand.fits]
+        spans = [span._replace(fence=span.fence + late) for place, span in enumerate(fit) if place in places]
+        intervention = Intervention(PIPELINE, hand, spans, "enough", "somebody")
+        moved = [record.window for record in self.store.intervene(intervention)]
+        expected = [Window.from_us(*row.span) for row in self.model.intervene(intervention)]
+        self.same("intervene moves the windows that are still as they were read", moved, expected)
 
     @precondition(lambda self: self.clocked)
     @rule(seconds=st.sampled_from([1, 100, 450, 600, 601, -50]))

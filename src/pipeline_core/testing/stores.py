@@ -19,7 +19,19 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from pipeline_core.contracts import ClaimRequest, RecordStore, Settings
 from pipeline_core.errors import ClaimLostError, RecordError, TimeError
-from pipeline_core.record import Addition, Asked, Change, Claim, Outcome, Record, Removal, Status, Verdict
+from pipeline_core.record import (
+    Addition,
+    Asked,
+    Change,
+    Claim,
+    Hand,
+    Intervention,
+    Outcome,
+    Record,
+    Removal,
+    Status,
+    Verdict,
+)
 from pipeline_core.testing.findings import BrokenPromiseError, expect, expect_error, report
 from pipeline_core.testing.store_model import ProcessMachine, StoreMachine, ThreadMachine
 from pipeline_core.testing.together import Processes
@@ -511,6 +523,81 @@ class RecordStoreSuite(ABC):
             kept = only(store).reason
             expect("any text can be a reason", store, (kept[0], kept[-3:]), ("a", "c ü"), window=claim.window)
 
+    # --- by hand ------------------------------------------------------------------------------------------------------
+
+    def test_a_retry_begins_anew(self) -> None:
+        """Quarantined to pending: attempts, crashes, backoff and claim are forgotten; the event says who."""
+        with self.open_store() as store:
+            store.apply(plan(1))
+            claim_one(store, owner="host:1")
+            claim = claim_one(store, dead_owners=frozenset({"host:1"}))
+            store.settle(claim, Verdict(Status.QUARANTINED, "bad rows", attempt=True))
+            (moved,) = store.intervene(by(store, Hand.RETRY))
+            expect("intervene returns the record as stored", store, moved, only(store), window=moved.window)
+            found = (moved.status, moved.attempts, moved.crashes, moved.not_before_us, moved.claim_id)
+            expect("a retry begins anew", store, found, (Status.PENDING, 0, 0, 0, None), window=moved.window)
+            expect("a reason says who and why", store, moved.reason, "retried by ann@host: mended", window=moved.window)
+            event = list(store.events("p"))[-1]
+            told = (event.step, event.fields["by"], event.fields["reason"], event.fields["status"])
+            expect("an event says who and why", store, told, ("retried", "ann@host", moved.reason, "pending"))
+            self._refused(store, claim)
+
+    def test_a_release_locks_the_holder_out(self) -> None:
+        """Running to pending, at once: whoever held it can neither go on nor settle; its attempts stay."""
+        with self.open_store() as store:
+            store.apply(plan(1))
+            store.settle(claim_one(store), Verdict(Status.PENDING, "bad rows", attempt=True))
+            claim = claim_one(store, owner="host:1")
+            (moved,) = store.intervene(by(store, Hand.RELEASE))
+            found = (moved.status, moved.attempts, moved.owner, moved.lease_until_us, moved.claim_id)
+            expect("a release ends the lease", store, found, (Status.PENDING, 1, None, None, None), window=moved.window)
+            self._refused(store, claim)
+            promise = "resume: a claim that was released is lost"
+            expect_error(promise, store, lambda: store.resume(claim, 60), ClaimLostError, window=claim.window)
+            expect("a released window is claimed again", store, claim_one(store).fence > claim.fence, True)
+
+    def test_what_is_skipped_is_done(self) -> None:
+        """Pending and quarantined windows; what was asked of them is forgotten, what was verified is not."""
+        with self.open_store() as store:
+            store.apply(Change("p", add=[Addition(0, 10, 0), Addition(10, 20, 0, "a to b", 5, Asked.RELOAD)]))
+            claim = claim_one(store)
+            store.settle(claim, Verdict(Status.QUARANTINED, "bad rows"))
+            moved = store.intervene(by(store, Hand.SKIP))
+            expect("intervene returns the records as stored", store, list(moved), list(store.records("p")))
+            found = [(r.status, r.outcome, r.asked, r.verified_rows) for r in moved]
+            done = (Status.DONE, Outcome.SKIPPED, None)
+            expect("a skipped window is done", store, found, [(*done, None), (*done, 5)])
+            expect("nothing is left to claim", store, list(store.claim(request())), [])
+            expect_error("a skip ends the claim", store, lambda: store.resume(claim, 60), ClaimLostError)
+
+    def test_a_hand_passes_over_what_has_moved_on(self) -> None:
+        """Settled, claimed again, superseded or gone since it was read; other pipelines' windows are not touched."""
+        with self.open_store() as store:
+            store.apply(plan(3))
+            store.apply(Change("q", add=[Addition(0, 10, 0)]))
+            claims = store.claim(request(limit=2))
+            release = by(store, Hand.RELEASE)
+            store.settle(claims[0], DONE)
+            store.resume(claims[1], 60)
+            elsewhere = release.spans[1]._replace(start_us=500, end_us=510)
+            before = state(store)
+            moved = store.intervene(evolve(release, spans=[*release.spans, elsewhere]))
+            expect("a hand passes over what has moved on", store, list(moved), [])
+            expect("a hand passes over what has moved on", store, state(store), before)
+
+    def test_a_hand_that_does_not_fit_does_nothing(self) -> None:
+        """One window in the wrong state: an error, and none of the others moves."""
+        with self.open_store() as store:
+            store.apply(plan(2))
+            claim_one(store)
+            before = state(store)
+            for hand in (Hand.RETRY, Hand.SKIP, Hand.RELEASE):
+                wrong = evolve(by(store, hand), spans=store.spans("p"))
+                expect_error(
+                    f"{hand} refuses what it does not fit", store, partial(store.intervene, wrong), RecordError
+                )
+                expect("intervene is atomic", store, state(store), before)
+
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def test_records_by_status_span_and_limit(self) -> None:
@@ -581,6 +668,14 @@ class RecordStoreSuite(ABC):
             expect("events(since_us=)", store, since, [claim.window for claim in claims])
             over = [event.window for event in store.events("p", window=Window.from_us(9, 20))]
             expect("events(window=)", store, over, [claim.window for claim in claims[:2]])
+
+    def test_upgrading_says_what_was_done_and_harms_nothing(self) -> None:
+        """In words for a person; the records stay as they are."""
+        with self.open_store() as store:
+            store.apply(plan(2))
+            before = state(store)
+            expect("upgrade says what was done", store, bool(store.upgrade().strip()), True)
+            expect("upgrade keeps the records", store, state(store), before)
 
     # --- many at once -------------------------------------------------------------------------------------------------
 
@@ -690,6 +785,12 @@ def claim_one(store: RecordStore, **other: Any) -> Claim:
     claims = store.claim(request(**other))
     expect("a pending window is claimed", store, len(claims), 1)
     return claims[0]
+
+
+def by(store: RecordStore, hand: Hand) -> Intervention:
+    """That hand, laid by a person on every window that it fits."""
+    spans = [span for span in store.spans("p") if span.status in hand.fits]
+    return Intervention("p", hand, spans, "mended", "ann@host")
 
 
 def removal(store: RecordStore, start_us: int) -> Removal:

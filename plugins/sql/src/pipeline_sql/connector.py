@@ -249,7 +249,7 @@ class SqlConnector(Source, Target):
                 raise SideError(f"{self._place}: no such table; create = true makes a target's table, not a source's")
             self._check_form(connection, side)
             extraction = self._extraction(connection, side, request.exclude)
-            listed = [named_column(column.name) for column in extraction.columns]
+            listed = [self._engine.selected(column) for column in extraction.columns]
             query = sa.select(*listed).select_from(side.table.clause())
             queries = [query.where(condition) for condition in side.conditions(request.window)]
             with ExitStack() as results:
@@ -332,6 +332,7 @@ class SqlConnector(Source, Target):
         if side is None:
             raise PermanentError(f"{self._place}: made the table, and cannot find it")
         with engine.reading() as connection:
+            engine.check_transactional(connection, [(side.table.schema, side.table.name), *self._ledger.tables])
             self._check_form(connection, side)
         return side, plan(schema, names, side, engine, self._place, ignore=self._settings.new_columns == "ignore")
 
@@ -395,7 +396,7 @@ class SqlConnector(Source, Target):
 
     def _connect(self) -> sa.Connection:
         with self._engine.translated():
-            return self._engine.sa.connect()
+            return self._engine.session()
 
     def discard(self, claim: Claim) -> None:
         if self._session is not None and self._engine.lost(self._session):
@@ -408,7 +409,7 @@ class SqlConnector(Source, Target):
                     into = self._session.dialect.identifier_preparer.format_table(self._scratch[key].table)
                     self._session.exec_driver_sql(f"DROP TABLE {into}")
                 del self._scratch[key]
-        if not self._scratch:
+        if not self._scratch:  # what an upload that failed may have left goes with the session
             self._end_session()
 
     def _end_session(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Final
 
@@ -47,3 +48,39 @@ def unpacked(array: pa.Array) -> pa.Array:
     if pt.is_run_end_encoded(array.type):
         return unpacked(pc.run_end_decode(array))
     return unpacked(array.storage) if isinstance(array.type, pa.BaseExtensionType) else array
+
+
+def exact(array: pa.Array, target: pa.DataType) -> pa.Array:
+    """The values in another type. Raises ValueError, or one of Arrow's errors, where one would change."""
+    if pt.is_integer(array.type) and pt.is_decimal(target):
+        # Arrow casts integers by their type's widest value, not by the values that are there.
+        return pa.array(array.to_pylist(), target)
+    cast = array.cast(target)
+    if pt.is_floating(array.type):
+        same = pc.or_(pc.equal(cast.cast(array.type), array), pc.is_nan(array))
+        if not pc.all(same, min_count=0).as_py():
+            raise ValueError("a number that the column would round")
+    return cast
+
+
+def check_fraction(times: pa.Array, digits: int) -> None:
+    """Raises ValueError for a time, in microseconds, with more digits in its second's fraction than a column keeps."""
+    unit = 10 ** (6 - digits)
+    found = times.cast(pa.int64())
+    if not pc.all(pc.equal(pc.multiply(pc.divide(found, unit), unit), found), min_count=0).as_py():
+        raise ValueError(f"a fraction of a second of more than {digits} digits, which the column would lose")
+
+
+def decimal(precision: int, scale: int) -> pa.DataType | None:
+    """The narrowest of Arrow's decimals that holds so many digits; None where none does."""
+    for make, most in ((pa.decimal128, 38), (pa.decimal256, 76)):
+        if 1 <= precision <= most:
+            return make(precision, scale)
+    return None
+
+
+def as_json(array: pa.Array) -> pa.Array:
+    """Nested values as JSON text."""
+    values = array.to_pylist(maps_as_pydicts="strict")
+    texts = [None if value is None else json.dumps(value, ensure_ascii=False, allow_nan=False) for value in values]
+    return pa.array(texts, pa.string())

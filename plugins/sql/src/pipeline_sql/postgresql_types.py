@@ -7,30 +7,23 @@ counts months and days that are no fixed time, a numeric without precision holds
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Literal
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 import pgpq
 import pyarrow as pa
 import pyarrow.compute as pc
-import sqlalchemy as sa
 from attrs import frozen
 from pgpq import encoders, schema
 from pyarrow import types as pt
 
-from pipeline_core import SideError, Window
-from pipeline_core.zones import naive_bound, zone
+from pipeline_sql.kinds import as_json, check_fraction, decimal, exact, unpacked
 from pipeline_sql.kinds import kind as kind_of
 from pipeline_sql.kinds import plain as plain_of
-from pipeline_sql.kinds import unpacked
-from pipeline_sql.tables import Column, Range
-from pipeline_sql.timestamps import INSTANT, EpochTimestamps, Timestamps, truncated
+from pipeline_sql.tables import Column
+from pipeline_sql.timestamps import INSTANT, Timestamps, native
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NAIVE: Final = pa.timestamp("us")
 _TIME: Final = pa.time64("us")
 _INTEGERS = {"int2": pa.int16(), "int4": pa.int32(), "int8": pa.int64()}
@@ -55,6 +48,12 @@ _PLAIN: Final[dict[str, pa.DataType]] = {
 _ELEMENTS = ("bool", "int2", "int4", "int8", "float4", "float8", "text")
 _WIDEST = 38  # digits of a decimal that the upload can encode
 _FINEST = 6  # digits of a second's fraction
+_HOLDS: Final[dict[str, Literal["numbers", "local times", "instants"]]] = {
+    "int4": "numbers",
+    "int8": "numbers",
+    "timestamp": "local times",
+    "timestamptz": "instants",
+}
 
 _DECLARATIONS: Final = {
     pa.bool_(): "boolean",
@@ -119,29 +118,8 @@ class PostgresTypes:
     """PostgreSQL's types, by the names of its own catalog."""
 
     def timestamps(self, place: str, column: Column, timezone: str | None, unit: str | None) -> Timestamps:
-        name = "" if _of(column).array else _of(column).type
-        if name in ("int4", "int8"):
-            if unit is None:
-                raise SideError(
-                    f"{place}: it is declared {column.declared}, so it holds numbers since 1970; "
-                    'set timestamp_unit to what they count: "s", "ms" or "us"'
-                )
-            if timezone is not None:
-                raise SideError(f"{place}: numbers since 1970 are UTC; leave out timestamp_timezone, or timestamp_unit")
-            return _Epoch(place, unit)
-        if unit is not None or name not in ("timestamp", "timestamptz"):
-            raise SideError(
-                f"{place}: it is declared {column.declared}, expected a timestamp, "
-                "or an integer with timestamp_unit; name another timestamp_column, or correct timestamp_unit"
-            )
-        if name == "timestamptz" and timezone is not None:
-            raise SideError(f"{place}: it is declared {column.declared}, which is UTC; leave out timestamp_timezone")
-        if name == "timestamp" and timezone is None:
-            raise SideError(
-                f"{place}: it is declared {column.declared}, which carries no zone; "
-                "set timestamp_timezone to the zone that its times are meant in"
-            )
-        return _Moments(place, zone(timezone) if timezone else None)
+        holds = None if _of(column).array else _HOLDS.get(_of(column).type)
+        return native(place, column.declared, holds, timezone=timezone, unit=unit)
 
     def needs_sample(self, column: Column) -> bool:
         del column
@@ -152,7 +130,7 @@ class PostgresTypes:
         of = _of(column)
         found = pa.string() if of.type == "enum" else _PLAIN.get(of.type)
         if of.type == "numeric":
-            found = _decimal(of.digits)
+            found = _of_digits(of)
         return pa.list_(found) if of.array and found is not None else found
 
     def read(self, values: Sequence[Any], arrow: pa.DataType) -> pa.Array:
@@ -191,13 +169,13 @@ class PostgresTypes:
         if of.array:
             values = pc.list_flatten(array)
             _check(values, of)
-            return _exact(array, pa.list_(_PLAIN[of.type]))
+            return exact(array, pa.list_(_PLAIN[of.type]))
         if of.type in ("json", "jsonb") and kind_of(array.type) == "nested":
-            array = pa.array(list(map(_json, array.to_pylist(maps_as_pydicts="strict"))), pa.string())
+            array = as_json(array)
         if of.type == "uuid":
             return pa.array([None if text is None else UUID(text).bytes for text in array.to_pylist()], pa.binary())
         _check(array, of)
-        return _exact(array, _encoded(of, array.type))
+        return exact(array, _encoded(of, array.type))
 
     def encoder(self, columns: Sequence[Column], arrays: Sequence[pa.Array]) -> pgpq.ArrowToPostgresBinaryEncoder:
         """What turns batches of such arrays into the binary COPY of those columns."""
@@ -217,11 +195,8 @@ def _of(column: Column) -> PostgresColumn:
     return column
 
 
-def _decimal(digits: tuple[int, int] | None) -> pa.DataType | None:
-    for make, most in ((pa.decimal128, _WIDEST), (pa.decimal256, 76)):
-        if digits is not None and digits[0] <= most:
-            return make(*digits)
-    return None
+def _of_digits(of: PostgresColumn) -> pa.DataType | None:
+    return None if of.digits is None else decimal(*of.digits)
 
 
 def _element(arrow: pa.DataType) -> pa.DataType | None:
@@ -233,13 +208,9 @@ def _encoded(of: PostgresColumn, given: pa.DataType) -> pa.DataType:
     if of.type == "uuid":
         return pa.binary()
     if of.type == "numeric":
-        return _decimal(of.digits) or (given if pt.is_decimal128(given) else pa.decimal128(_WIDEST, 0))
+        return _of_digits(of) or (given if pt.is_decimal128(given) else pa.decimal128(_WIDEST, 0))
     plain = pa.string() if of.type == "enum" else _PLAIN[of.type]
     return pa.list_(plain) if of.array else plain
-
-
-def _json(value: Any) -> str | None:
-    return None if value is None else json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def _check(array: pa.Array, of: PostgresColumn) -> None:
@@ -250,67 +221,4 @@ def _check(array: pa.Array, of: PostgresColumn) -> None:
     if of.type == "bpchar" and not pc.all(pc.equal(pc.utf8_length(array), of.modifier - 4)).as_py():
         raise ValueError("a text of another length, which character(n) would fill with spaces")
     if kind in ("time", "naive", "instant") and of.fraction < _FINEST:
-        unit = 10 ** (_FINEST - of.fraction)
-        found = array.cast(_PLAIN[of.type]).cast(pa.int64())
-        if not pc.all(pc.equal(pc.multiply(pc.divide(found, unit), unit), found), min_count=0).as_py():
-            raise ValueError(f"a fraction of a second of more than {of.fraction} digits, which the column would round")
-
-
-def _exact(array: pa.Array, target: pa.DataType) -> pa.Array:
-    if pt.is_integer(array.type) and pt.is_decimal(target):
-        # Arrow casts integers by their type's widest value, not by the values that are there.
-        return pa.array(array.to_pylist(), target)
-    cast = array.cast(target)
-    if pt.is_floating(array.type):
-        same = pc.or_(pc.equal(cast.cast(array.type), array), pc.is_nan(array))
-        if not pc.all(same, min_count=0).as_py():
-            raise ValueError("a number that the column would round")
-    return cast
-
-
-# --- the timestamp column ---------------------------------------------------------------------------------------------
-
-
-class _Moments:
-    """timestamptz, or timestamp whose times are meant in a zone: a repeated one for its first pass."""
-
-    def __init__(self, place: str, zone_: ZoneInfo | None) -> None:
-        self._place = place
-        self._zone = zone_
-        tz = None if zone_ else UTC
-        self.limits: Range = (datetime.min.replace(tzinfo=tz), datetime.max.replace(tzinfo=tz))
-
-    def ranges(self, window: Window) -> list[Range]:
-        low, high = self._bound(window.start_us), self._bound(window.end_us)
-        return [(low, high)] if low < high else []
-
-    def _bound(self, us: int) -> datetime:
-        return naive_bound(us, self._zone) if self._zone else _EPOCH + timedelta(microseconds=us)
-
-    def strays(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
-        low, high = self.limits
-        return sa.or_(column.is_(None), column < low, column >= high)
-
-    def check(self, value: object) -> bool:
-        return isinstance(value, datetime)
-
-    def decode(self, values: Sequence[Any]) -> pa.Array:
-        if not self._zone:
-            return pa.array(values, INSTANT)
-        naive = pa.array(values, _NAIVE)
-        return pc.assume_timezone(naive, self._zone.key, ambiguous="earliest", nonexistent="latest").cast(INSTANT)
-
-    def encode(self, instants: pa.Array) -> Any:
-        exact = truncated(instants)
-        return pc.local_timestamp(exact.cast(pa.timestamp("us", self._zone.key))) if self._zone else exact
-
-
-class _Epoch(EpochTimestamps):
-    """Integers since 1970, in a column that holds nothing else."""
-
-    def strays(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
-        low, high = self.limits
-        return sa.or_(column.is_(None), column < low, column >= high)
-
-    def encode(self, instants: pa.Array) -> Any:
-        return pa.array(super().encode(instants), pa.int64())
+        check_fraction(array.cast(_PLAIN[of.type]), of.fraction)

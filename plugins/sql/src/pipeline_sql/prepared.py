@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 Row = dict[str, Any]  # by column
+
+
+class Direct(NamedTuple):
+    """A pooled connection of the driver's own, of which SQLAlchemy keeps no transaction."""
+
+    dialect: sa.Dialect
+    connection: sa.PoolProxiedConnection
 
 
 class Prepared:
@@ -21,18 +28,19 @@ class Prepared:
         self._statement = statement
         self._compiled: dict[tuple[str, ...], _Compiled] = {}
 
-    def rows(self, connection: sa.Connection, values: Mapping[str, Any]) -> list[Row]:
+    def rows(self, connection: sa.Connection | Direct, values: Mapping[str, Any]) -> list[Row]:
         """Runs it; the rows found."""
         compiled = self._for(connection, values)
         cursor = connection.connection.cursor()
         try:
             cursor.execute(compiled.sql, compiled.parameters(values))
-            names = [column[0] for column in cursor.description]
-            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+            if compiled.names is None:
+                compiled.names = [column[0] for column in cursor.description]
+            return [dict(zip(compiled.names, row, strict=True)) for row in cursor.fetchall()]
         finally:
             cursor.close()
 
-    def run(self, connection: sa.Connection, many: Sequence[Mapping[str, Any]]) -> None:
+    def run(self, connection: sa.Connection | Direct, many: Sequence[Mapping[str, Any]]) -> None:
         """Runs it once for each of `many`, which all have the same keys: an update sets the columns among them."""
         compiled = self._for(connection, many[0])
         cursor = connection.connection.cursor()
@@ -44,12 +52,14 @@ class Prepared:
         finally:
             cursor.close()
 
-    def _for(self, connection: sa.Connection, values: Mapping[str, Any]) -> _Compiled:
+    def _for(self, connection: sa.Connection | Direct, values: Mapping[str, Any]) -> _Compiled:
         key = (connection.dialect.name, connection.dialect.driver, *values)
         compiled = self._compiled.get(key)
         if compiled is None:
+            # Only for what writes by itself: an update inside a WITH would set every column that shares a name.
+            columns = list(values) if isinstance(self._statement, sa.Insert | sa.Update) else None
             compiled = self._compiled[key] = _Compiled(
-                self._statement.compile(dialect=connection.dialect, column_keys=list(values))
+                self._statement.compile(dialect=connection.dialect, column_keys=columns)
             )
         return compiled
 
@@ -57,6 +67,7 @@ class Prepared:
 class _Compiled:
     def __init__(self, compiled: sa.Compiled) -> None:
         self.sql = str(compiled)
+        self.names: list[str] | None = None  # of the columns found: psycopg takes long to tell
         self._constants = {name: value for name, value in compiled.params.items() if value is not None}
         order = getattr(compiled, "positiontup", None)
         self._order = None if order is None else tuple(order)

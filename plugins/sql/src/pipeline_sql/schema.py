@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-HEAD = "0002"  # the migration that this code works with
+HEAD = "0003"  # the migration that this code works with
 VERSION_TABLE = "pipeline_core_version"
 
 # SQLite counts up only an INTEGER key. MariaDB compares text without regard to case and to spaces at its end
@@ -17,7 +17,8 @@ _ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 _TEXT = sa.Text().with_variant(sa.Text(2**24 - 1, collation="utf8mb4_nopad_bin"), *_MARIADB)
 
 
-def _name(length: int) -> sa.types.TypeEngine[str]:
+def exact_text(length: int) -> sa.types.TypeEngine[str]:
+    """Text of so many characters at most, of which no two different ones count as the same."""
     return sa.String(length).with_variant(sa.String(length, collation="utf8mb4_nopad_bin"), *_MARIADB)
 
 
@@ -27,13 +28,13 @@ records = sa.Table(
     "pipeline_core_records",
     metadata,
     sa.Column("id", _ID, primary_key=True),
-    sa.Column("pipeline", _name(255), nullable=False),
+    sa.Column("pipeline", exact_text(255), nullable=False),
     sa.Column("start_us", sa.BigInteger, nullable=False),
     sa.Column("end_us", sa.BigInteger, nullable=False),
     # 1, or NULL once superseded: a NULL breaks no unique constraint on any engine, so that one concerns live records.
     sa.Column("live", sa.SmallInteger),
-    sa.Column("status", _name(16), nullable=False),
-    sa.Column("outcome", _name(32)),
+    sa.Column("status", exact_text(16), nullable=False),
+    sa.Column("outcome", exact_text(32)),
     sa.Column("reason", _TEXT, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("crashes", sa.Integer, nullable=False),
@@ -41,11 +42,11 @@ records = sa.Table(
     # 0 where there is nothing to wait for. One column, so that one index finds both.
     sa.Column("due_us", sa.BigInteger, nullable=False),
     sa.Column("fence", sa.BigInteger, nullable=False),
-    sa.Column("claim_id", _name(64)),
-    sa.Column("owner", _name(255)),
+    sa.Column("claim_id", exact_text(64)),
+    sa.Column("owner", exact_text(255)),
     sa.Column("identity", _TEXT, nullable=False),
     sa.Column("verified_rows", sa.BigInteger),
-    sa.Column("asked", _name(32)),
+    sa.Column("asked", exact_text(32)),
     sa.Column("fields", _TEXT, nullable=False),
     sa.Column("evidence", _TEXT, nullable=False),
     sa.Column("updated_us", sa.BigInteger, nullable=False),
@@ -69,15 +70,15 @@ events = sa.Table(
     metadata,
     sa.Column("id", _ID, primary_key=True),
     sa.Column("at_us", sa.BigInteger, nullable=False),
-    sa.Column("pipeline", _name(255), nullable=False),
+    sa.Column("pipeline", exact_text(255), nullable=False),
     sa.Column("start_us", sa.BigInteger),
     sa.Column("end_us", sa.BigInteger),
-    sa.Column("step", _name(32), nullable=False),
+    sa.Column("step", exact_text(32), nullable=False),
     sa.Column("fields", _TEXT, nullable=False),
     sa.Index("ix_pipeline_core_events_time", "pipeline", "at_us", "id"),
 )
 
-# One row: the last fence given out, of all pipelines.
+# One row: the last fence given out, of all pipelines. PostgreSQL has a sequence and a function in its place.
 fence = sa.Table(
     "pipeline_core_fence",
     metadata,

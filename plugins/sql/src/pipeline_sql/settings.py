@@ -88,8 +88,8 @@ class SqlSettings:
         from pipeline_sql.connector import SqlConnector  # noqa: PLC0415 - loads Arrow and SQLAlchemy
         from pipeline_sql.engines import open_engine  # noqa: PLC0415
 
-        del context
         engine = open_engine(self.url, timeout_s=self.timeout_s)
+        engine.lease_s = context.lease_s
         engine.prepare_side(create=self.create)
         with closing(SqlConnector(self, engine)) as connector:
             yield connector

@@ -8,7 +8,6 @@ a binary fraction, and knows no difference between local time and an instant: `D
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal
@@ -20,9 +19,9 @@ from pyarrow import types as pt
 
 from pipeline_core import SideError
 from pipeline_core.zones import zone
+from pipeline_sql.kinds import as_json, decimal, unpacked
 from pipeline_sql.kinds import kind as kind_of
 from pipeline_sql.kinds import plain as plain_of
-from pipeline_sql.kinds import unpacked
 from pipeline_sql.tables import Column
 from pipeline_sql.timestamps import INSTANT, EpochTimestamps, TextTimestamps, Timestamps
 
@@ -120,7 +119,7 @@ class SqliteTypes:
         if not declared:
             return pa.null() if sample is None else _BY_VALUE[type(sample)]
         if declared == "DECIMALTEXT" or (declared in _NUMERIC and precision is not None):
-            return _decimal(precision, scale)
+            return None if precision is None else decimal(precision, scale)
         found = _by_name(declared)
         if found == _NAIVE and isinstance(sample, str) and re.search(r":\d\d(\.\d+)?([Zz]|[+-]\d\d:?\d\d)$", sample):
             return INSTANT
@@ -183,13 +182,6 @@ def _by_name(declared: str) -> pa.DataType | None:
     if declared in _NUMERIC:
         return pa.float64()
     return next((arrow for part, arrow in _BY_PART if part in declared), None)
-
-
-def _decimal(precision: int | None, scale: int) -> pa.DataType | None:
-    for make, most in ((pa.decimal128, 38), (pa.decimal256, 76)):
-        if precision is not None and 1 <= precision <= most:
-            return make(precision, scale)
-    return None
 
 
 # --- from SQLite ------------------------------------------------------------------------------------------------------
@@ -292,10 +284,7 @@ def _write_instant(array: pa.Array) -> list[Any]:
 
 
 def _write_nested(array: pa.Array) -> list[Any]:
-    return [
-        None if value is None else json.dumps(value, ensure_ascii=False, allow_nan=False)
-        for value in array.to_pylist(maps_as_pydicts="strict")
-    ]
+    return as_json(array).to_pylist()  # type: ignore[no-any-return]
 
 
 _WRITERS: Final[dict[str, Callable[[pa.Array], list[Any]]]] = {

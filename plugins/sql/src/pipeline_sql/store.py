@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
 import sqlalchemy as sa
@@ -21,6 +21,8 @@ from pipeline_core import (
     ClaimLostError,
     ClaimRequest,
     Event,
+    Hand,
+    Intervention,
     Outcome,
     Record,
     RecordError,
@@ -31,12 +33,15 @@ from pipeline_core import (
     Verdict,
     Window,
 )
-from pipeline_core.record import transition
+from pipeline_core.record import by_hand, transition
 from pipeline_core.window import MIN_US, iso
 from pipeline_sql.engines.default import Engine
 from pipeline_sql.migrations import migrate
 from pipeline_sql.prepared import Prepared, Row
-from pipeline_sql.schema import events, fence, records
+from pipeline_sql.readiness import is_pending, is_ready, is_running, of_request
+from pipeline_sql.schema import events, records
+
+T = TypeVar("T")
 
 _EVENTS_A_PAGE = 10_000
 _STARTS_A_QUERY = 500  # well below what any engine takes
@@ -61,63 +66,41 @@ _LIVE_BETWEEN = (
 )
 _SPANS = sa.select(*(records.c[name] for name in Span._fields)).where(_live).order_by(records.c.start_us)
 
-_of_request = (
-    (records.c.pipeline == sa.bindparam("pipeline"))
-    & (records.c.start_us >= sa.bindparam("first_us"))
-    & (records.c.start_us < sa.bindparam("last_us"))
-    & (records.c.end_us <= sa.bindparam("stable_us"))
-)
-# Written out, not passed: only so does PostgreSQL know, when it plans, that the partial index holds every such row.
-_is_pending = records.c.status == sa.literal_column(f"'{Status.PENDING}'")
-_is_running = records.c.status == sa.literal_column(f"'{Status.RUNNING}'")
 _OLDEST_READY = Prepared(
     sa.select(records)
-    .where(_of_request, _is_pending, records.c.due_us == 0)
+    .where(is_ready)
     .order_by(records.c.start_us)
     .limit(sa.bindparam("limit"))
     .with_for_update(skip_locked=True)
 )
 _of_owners = records.c.owner.in_(sa.bindparam("owners", expanding=True))
 _lapsed = records.c.due_us <= sa.bindparam("now_us")
-_RUNNING = sa.select(records).where(records.c.pipeline == sa.bindparam("pipeline"), _is_running)
+_RUNNING = sa.select(records).where(records.c.pipeline == sa.bindparam("pipeline"), is_running)
 _LAPSED = Prepared(_RUNNING.where(_lapsed).with_for_update(skip_locked=True))
 _LAPSED_OR_DEAD = _RUNNING.where(_lapsed | _of_owners).with_for_update(skip_locked=True)
 _LEASES = Prepared(
     sa.select(records.c.due_us)
-    .where(records.c.pipeline == sa.bindparam("pipeline"), _is_running, records.c.due_us > sa.bindparam("now_us"))
+    .where(records.c.pipeline == sa.bindparam("pipeline"), is_running, records.c.due_us > sa.bindparam("now_us"))
     .order_by(records.c.due_us)
 )
-_DEAD = sa.select(records.c.id).where(_of_request, _is_running, _of_owners).limit(1)
+_DEAD = sa.select(records.c.id).where(of_request, is_running, _of_owners).limit(1)
 
 
 def _first_due(has_status: sa.ColumnElement[bool]) -> sa.ScalarSelect[int]:
-    waiting = sa.select(records.c.due_us).where(_of_request, has_status, records.c.due_us > 0)
+    waiting = sa.select(records.c.due_us).where(of_request, has_status, records.c.due_us > 0)
     return waiting.order_by(records.c.due_us).limit(1).scalar_subquery()
 
 
-_READY = sa.select(records.c.due_us).where(_of_request, _is_pending, records.c.due_us == 0).limit(1)
-_DUE = sa.select(_READY.scalar_subquery(), _first_due(_is_pending), _first_due(_is_running))
+_READY = sa.select(records.c.due_us).where(is_ready).limit(1)
+_DUE = sa.select(_READY.scalar_subquery(), _first_due(is_pending), _first_due(is_running))
 _BACKOFFS_OVER = Prepared(
     sa.select(records.c.id)
-    .where(records.c.pipeline == sa.bindparam("pipeline"), _is_pending, records.c.due_us > 0, _lapsed)
+    .where(records.c.pipeline == sa.bindparam("pipeline"), is_pending, records.c.due_us > 0, _lapsed)
     .with_for_update(skip_locked=True)
 )
 _UPDATE = Prepared(sa.update(records).where(records.c.id == sa.bindparam("row_id")))
 _INSERT = Prepared(sa.insert(records))
 _LOG = Prepared(sa.insert(events))
-
-# The fences `max(last + 1, now)` and the `count - 1` that follow it.
-_TAKE_FENCES = Prepared(
-    sa.update(fence)
-    .where(fence.c.id == 1)
-    .values(
-        last=sa.case(
-            (fence.c.last >= sa.bindparam("now_us"), fence.c.last + sa.bindparam("count")),
-            else_=sa.bindparam("now_us") + sa.bindparam("count") - 1,
-        )
-    )
-)
-_LAST_FENCE = Prepared(sa.select(fence.c.last).where(fence.c.id == 1))
 
 
 @contextmanager
@@ -125,8 +108,7 @@ def opened(engine: Engine) -> Iterator[SqlRecordStore]:
     """The store in the engine's database, its tables made or updated; closes every connection on the way out."""
     engine.prepare_store()
     try:
-        migrate(engine)
-        yield SqlRecordStore(engine)
+        yield SqlRecordStore(engine, migrate(engine))
     finally:
         engine.dispose()
 
@@ -134,8 +116,12 @@ def opened(engine: Engine) -> Iterator[SqlRecordStore]:
 class SqlRecordStore(RecordStore):
     """Records in a SQL database. Threads share one object, and processes one database."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, migrated: str) -> None:
         self._engine = engine
+        self._migrated = migrated
+
+    def upgrade(self) -> str:
+        return self._migrated
 
     def now_us(self) -> int:
         with self._engine.reading() as connection:
@@ -215,6 +201,9 @@ class SqlRecordStore(RecordStore):
         return evolve(change, remove=tuple(removed), add=tuple(added))
 
     def claim(self, request: ClaimRequest) -> Sequence[Claim]:
+        plain = not request.dead_owners and request.max_running is None
+        if plain and (rows := self._engine.claim_at_once(_wanted(request))):
+            return [_claim(row) for row in rows]
         with self._engine.writing() as connection:
             if request.max_running is not None:
                 self._engine.lock_plan(connection, request.pipeline)  # two would count the same, and both claim
@@ -226,7 +215,10 @@ class SqlRecordStore(RecordStore):
                 running = len(_leases(connection, request.pipeline, now_us))
                 limit = min(limit, max(0, request.max_running - running))
             ready = _OLDEST_READY.rows(connection, {**_bounds(request), "limit": limit})
-            return _hold(connection, ready, request, now_us) if ready else []
+            if not ready:
+                return []
+            first = self._engine.take_fences(connection, now_us, len(ready))
+            return _hold(connection, ready, request, first, now_us)
 
     def resume(self, claim: Claim, lease_s: float) -> Claim:
         with self._engine.writing() as connection:
@@ -234,7 +226,7 @@ class SqlRecordStore(RecordStore):
             row = _held(connection, claim)
             if row["status"] in (Status.DONE, Status.QUARANTINED):
                 return Claim(claim.id, _record(row), row["fence"])
-            (fence_now,) = _fences(connection, now_us, 1)
+            fence_now = self._engine.take_fences(connection, now_us, 1)
             # Another process may resume than the one that claimed, so only the lease can tell of its death.
             values = {"status": Status.RUNNING, "fence": fence_now, "owner": None, "due_us": now_us + _us(lease_s)}
             told = {"reason": "resumed", "fence": fence_now, "claim": claim.id}
@@ -255,6 +247,21 @@ class SqlRecordStore(RecordStore):
             move = _settlement(_running_under(connection, claim), verdict, now_us)
             (row,) = _move(connection, "settled", [move], now_us)
             return _record(row)
+
+    def intervene(self, intervention: Intervention) -> Sequence[Record]:
+        spans = {span.start_us: span for span in intervention.spans}
+        after = {start_us: by_hand(intervention.hand, span.status) for start_us, span in spans.items()}
+        with self._engine.writing() as connection:
+            now_us = self._engine.now_us(connection)
+            rows = [
+                row
+                for page in _pages(sorted(spans))
+                for row in _rows(connection, _LIVE_AT_ANY, {"pipeline": intervention.pipeline, "starts": page})
+                if (row["end_us"], row["status"], row["fence"]) == spans[row["start_us"]][1:4]
+            ]
+            moves = [_intervention(row, intervention, after[row["start_us"]]) for row in rows]
+            moved = _move(connection, str(intervention.hand), moves, now_us) if moves else []
+            return sorted((_record(row) for row in moved), key=lambda record: record.window.start_us)
 
 
 # --- transitions ------------------------------------------------------------------------------------------------------
@@ -292,21 +299,16 @@ def _event(row: Row, step: str, now_us: int, fields: Mapping[str, Any]) -> dict[
     }
 
 
-def _fences(connection: sa.Connection, now_us: int, count: int) -> range:
-    """The next `count` fences. The update locks the row, so the later read sees this transaction's own number."""
-    _TAKE_FENCES.run(connection, [{"now_us": now_us, "count": count}])
-    last: int = _LAST_FENCE.rows(connection, {})[0]["last"]
-    return range(last - count + 1, last + 1)
-
-
-def _hold(connection: sa.Connection, ready: Sequence[Row], request: ClaimRequest, now_us: int) -> list[Claim]:
+def _hold(
+    connection: sa.Connection, ready: Sequence[Row], request: ClaimRequest, first_fence: int, now_us: int
+) -> list[Claim]:
     moves = []
-    for row, number in zip(ready, _fences(connection, now_us, len(ready)), strict=True):
+    for number, row in enumerate(ready, first_fence):
         held = {"fence": number, "claim_id": uuid4().hex, "owner": request.owner}
         values = {"status": Status.RUNNING, "due_us": now_us + _us(request.lease_s), **held}
         told = {"reason": "claimed", "fence": number, "claim": held["claim_id"], "owner": request.owner}
         moves.append(_Move(row, values, told))
-    return [Claim(row["claim_id"], _record(row), row["fence"]) for row in _move(connection, "claimed", moves, now_us)]
+    return [_claim(row) for row in _move(connection, "claimed", moves, now_us)]
 
 
 def _leases(connection: sa.Connection, pipeline: str, now_us: int) -> list[int]:
@@ -377,6 +379,16 @@ def _settlement(row: Row, verdict: Verdict, now_us: int) -> _Move:
         "evidence": verdict.evidence,
     }
     return _Move(row, values, told)
+
+
+def _intervention(row: Row, intervention: Intervention, after: Status) -> _Move:
+    reason = _storable(intervention.told)
+    values: dict[str, Any] = {"status": after, "reason": reason, "claim_id": None, "owner": None, "due_us": 0}
+    if intervention.hand is Hand.RETRY:
+        values |= {"attempts": 0, "crashes": 0}
+    if intervention.hand is Hand.SKIP:
+        values |= {"outcome": Outcome.SKIPPED, "asked": None}
+    return _Move(row, values, {"reason": reason, "by": intervention.by, "fence": row["fence"], "owner": row["owner"]})
 
 
 # --- who holds a claim ------------------------------------------------------------------------------------------------
@@ -508,9 +520,9 @@ def _planned(change: Change, removed: Sequence[Removal], added: Sequence[Additio
     return _event(run, "planned", now_us, told)
 
 
-def _pages(removals: Sequence[Removal]) -> Iterator[Sequence[Removal]]:
-    for at in range(0, len(removals), _STARTS_A_QUERY):
-        yield removals[at : at + _STARTS_A_QUERY]
+def _pages(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    for at in range(0, len(rows), _STARTS_A_QUERY):
+        yield rows[at : at + _STARTS_A_QUERY]
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
@@ -531,6 +543,15 @@ def _bounds(request: ClaimRequest) -> dict[str, Any]:
         "last_us": last_us,
         "stable_us": request.stable_until_us,
     }
+
+
+def _wanted(request: ClaimRequest) -> dict[str, Any]:
+    lease_us = _us(request.lease_s)
+    return {**_bounds(request), "limit": request.limit, "owner": request.owner, "lease_us": lease_us}
+
+
+def _claim(row: Row) -> Claim:
+    return Claim(row["claim_id"], _record(row), row["fence"])
 
 
 def _record(row: Row) -> Record:

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Any
 
 import sqlalchemy as sa
-from attrs import frozen
+from attrs import field, frozen
 from sqlalchemy.sql import quoted_name
 
 #: Stored values, half-open: `low <= value < high`.
@@ -24,6 +24,13 @@ class Column:
     declared: str
     required: bool = False
     generated: bool = False
+
+
+@frozen
+class TypedColumn(Column):
+    """A column with its type as SQLAlchemy found it."""
+
+    type: sa.types.TypeEngine[Any] = field(factory=sa.types.NullType, eq=False, repr=False)
 
 
 @frozen

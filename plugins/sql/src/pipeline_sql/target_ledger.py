@@ -12,6 +12,7 @@ from pipeline_core import Claim, SideError
 from pipeline_core.ledger import Adoption, Entry, LedgerChange, Scope, adopt, scope_text
 from pipeline_sql.ddl import create
 from pipeline_sql.prepared import Prepared
+from pipeline_sql.schema import exact_text
 from pipeline_sql.settings import LONGEST_SCOPE
 from pipeline_sql.tables import split
 
@@ -36,19 +37,19 @@ class TargetLedger:
         self._entries = sa.Table(
             name,
             self._metadata,
-            sa.Column("target_table", sa.String(255), primary_key=True),
-            sa.Column("scope", sa.String(LONGEST_SCOPE), primary_key=True),
+            sa.Column("target_table", exact_text(255), primary_key=True),
+            sa.Column("scope", exact_text(LONGEST_SCOPE), primary_key=True),
             sa.Column("start_us", sa.BigInteger, primary_key=True, autoincrement=False),
             sa.Column("end_us", sa.BigInteger, nullable=False),
-            sa.Column("pipeline", sa.String(255), nullable=False),
+            sa.Column("pipeline", exact_text(255), nullable=False),
             sa.Column("fence", sa.BigInteger, nullable=False),
             sa.Column("published_us", sa.BigInteger, nullable=False),
         )
         self._head = sa.Table(
             f"{name}_head",
             self._metadata,
-            sa.Column("target_table", sa.String(255), primary_key=True),
-            sa.Column("scope", sa.String(LONGEST_SCOPE), primary_key=True),
+            sa.Column("target_table", exact_text(255), primary_key=True),
+            sa.Column("scope", exact_text(LONGEST_SCOPE), primary_key=True),
             sa.Column("publications", sa.BigInteger, nullable=False),
         )
         self._count_up = (
@@ -90,6 +91,11 @@ class TargetLedger:
             )
             .order_by(ledger.c.start_us, ledger.c.scope)
         )
+
+    @property
+    def tables(self) -> list[tuple[str | None, str]]:
+        """Schema and name of each of the ledger's own tables."""
+        return [(each.schema, each.name) for each in (self._entries, self._head)]
 
     def ready(self, connection: sa.Connection) -> bool:
         """Whether `prepare` has been here."""

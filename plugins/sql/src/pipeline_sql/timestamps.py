@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
@@ -32,6 +32,7 @@ import sqlalchemy as sa
 from pipeline_core import PermanentError, SideError, Window
 from pipeline_core.window import MAX_US, MIN_US
 from pipeline_core.zones import naive_bound
+from pipeline_core.zones import zone as find_zone
 from pipeline_sql.tables import Range
 
 _EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - texts are compared without their zone
@@ -212,6 +213,94 @@ class EpochTimestamps:
                 "store a finer unit, or truncate at the source"
             )
         return whole.to_pylist()  # type: ignore[no-any-return]
+
+
+class WholeTimestamps(EpochTimestamps):
+    """Integers since 1970, in a column that holds nothing else."""
+
+    def strays(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+        low, high = self.limits
+        return sa.or_(column.is_(None), column < low, column >= high)
+
+    def encode(self, instants: pa.Array) -> Any:
+        return pa.array(super().encode(instants), pa.int64())
+
+
+class Moments:
+    """A type of the database's own for dates with a time: instants, or with a zone local times meant in it, of which a
+    repeated one stands for its first pass. `aware`: the driver takes an instant with its zone.
+    """
+
+    aware = True
+
+    def __init__(self, place: str, zone: ZoneInfo | None) -> None:
+        self._place = place
+        self._zone = zone
+        self._tz = UTC if self.aware and zone is None else None
+        self.limits: Range = (datetime.min.replace(tzinfo=self._tz), datetime.max.replace(tzinfo=self._tz))
+
+    def ranges(self, window: Window) -> list[Range]:
+        low, high = self._bound(window.start_us), self._bound(window.end_us)
+        return [(low, high)] if low < high else []
+
+    def _bound(self, us: int) -> datetime:
+        if self._zone:
+            return naive_bound(us, self._zone)
+        return (_EPOCH + timedelta(microseconds=us)).replace(tzinfo=self._tz)
+
+    def strays(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+        low, high = self.limits
+        return sa.or_(column.is_(None), column < low, column >= high)
+
+    def check(self, value: object) -> bool:
+        return isinstance(value, datetime)
+
+    def decode(self, values: Sequence[Any]) -> pa.Array:
+        if not self._zone:
+            return pa.array(values, INSTANT)
+        return self._meant(pa.array(values, pa.timestamp("us")), self._zone)
+
+    @staticmethod
+    def _meant(naive: pa.Array, zone: ZoneInfo) -> pa.Array:
+        return pc.assume_timezone(naive, zone.key, ambiguous="earliest", nonexistent="latest").cast(INSTANT)
+
+    def encode(self, instants: pa.Array) -> Any:
+        exact = truncated(instants)
+        return pc.local_timestamp(exact.cast(pa.timestamp("us", self._zone.key))) if self._zone else exact
+
+
+def native(
+    place: str,
+    declared: str,
+    holds: Literal["numbers", "local times", "instants"] | None,
+    *,
+    timezone: str | None,
+    unit: str | None,
+    moments: type[Moments] = Moments,
+) -> Timestamps:
+    """How a column of a database with types of its own stores instants. Raises SideError where the settings misfit."""
+    if holds == "numbers":
+        if unit is None:
+            raise SideError(
+                f"{place}: it is declared {declared}, so it holds numbers since 1970; "
+                'set timestamp_unit to what they count: "s", "ms" or "us"'
+            )
+        if timezone is not None:
+            raise SideError(f"{place}: numbers since 1970 are UTC; leave out timestamp_timezone, or timestamp_unit")
+        return WholeTimestamps(place, unit)
+    if unit is not None or holds is None:
+        raise SideError(
+            f"{place}: it is declared {declared}, expected a timestamp, "
+            "or an integer with timestamp_unit; name another timestamp_column, or correct timestamp_unit"
+        )
+    if holds == "instants" and timezone is not None:
+        raise SideError(f"{place}: it is declared {declared}, which is UTC; leave out timestamp_timezone")
+    if holds == "local times" and timezone is None:
+        raise SideError(
+            f"{place}: it is declared {declared}, which carries no zone; "
+            "set timestamp_timezone to the zone that its times are meant in"
+        )
+    return moments(place, find_zone(timezone) if timezone else None)
 
 
 def truncated(instants: pa.Array) -> pa.Array:

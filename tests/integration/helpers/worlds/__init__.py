@@ -2,9 +2,10 @@
 
 from worlds.base import World
 from worlds.child import Child, harry
+from worlds.mariadb import MariaDbWorld
 from worlds.postgresql import PostgresWorld
 from worlds.sqlite import SqliteWorld
 
-WORLDS: dict[str, type[World]] = {"sqlite": SqliteWorld, "postgresql": PostgresWorld}
+WORLDS: dict[str, type[World]] = {"sqlite": SqliteWorld, "postgresql": PostgresWorld, "mariadb": MariaDbWorld}
 
-__all__ = ["WORLDS", "Child", "PostgresWorld", "SqliteWorld", "World", "harry"]
+__all__ = ["WORLDS", "Child", "MariaDbWorld", "PostgresWorld", "SqliteWorld", "World", "harry"]

@@ -25,8 +25,10 @@ _PRELOADED = [
     "pipeline_sql.store",
     "pipeline_sql.sqlite_types",
     "pipeline_sql.postgresql_types",
+    "pipeline_sql.mariadb_types",
     "pipeline_objects.stage",
     "psycopg",
+    "pymysql",
     "cattrs",
     "stamina",
 ]

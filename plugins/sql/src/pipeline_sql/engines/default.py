@@ -3,30 +3,48 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from pipeline_core import PermanentError, PipelineError, SideError, TransientError, Window
+from pipeline_core import PermanentError, PipelineError, TransientError, Window
 from pipeline_core.secrets import hide, redact
-from pipeline_sql.tables import Column, Range, Rows, Table, named, named_column
+from pipeline_sql.prepared import Prepared, Row
+from pipeline_sql.schema import fence
+from pipeline_sql.tables import Column, Range, Rows, Table, TypedColumn, named, named_column
 
 if TYPE_CHECKING:  # the record store needs no Arrow
     from pipeline_sql.loading import Loading
     from pipeline_sql.side import Side
     from pipeline_sql.types import Types
 
+_STANDSTILL_S = 60.0
 _UNTYPED = sa.types.NullType()
+
+
+_TAKE_FENCES = Prepared(
+    sa.update(fence)
+    .where(fence.c.id == 1)
+    .values(
+        last=sa.case(
+            (fence.c.last >= sa.bindparam("now_us"), fence.c.last + sa.bindparam("count")),
+            else_=sa.bindparam("now_us") + sa.bindparam("count") - 1,
+        )
+    )
+)
+_LAST_FENCE = Prepared(sa.select(fence.c.last).where(fence.c.id == 1))
 
 
 class Engine:
     """One database, and the ways of it that differ between engines."""
 
     name = "default"
+    #: How long a worker may be silent before another takes its window, in seconds; None where nobody claims.
+    lease_s: float | None = None
 
     def __init__(self, url: sa.URL, *, timeout_s: float) -> None:
         if url.password:
@@ -63,9 +81,35 @@ class Engine:
         with self.translated(), self.sa.connect() as connection:
             yield connection
 
-    def migrating(self) -> AbstractContextManager[sa.Connection]:
-        """A write transaction that one process at a time can hold: the lock under which the schema changes."""
-        return self.writing()
+    @contextmanager
+    def migrating(self) -> Iterator[sa.Connection]:
+        """A write transaction that one process at a time can hold: the lock under which the schema changes.
+
+        There is none that every database knows. Here whoever makes the same a moment later fails, and looks again.
+        """
+        try:
+            with self.writing() as connection:
+                yield connection
+        except PermanentError as error:
+            if "already" not in str(error):
+                raise
+            raise TransientError(f"{error}; another worker has made it at this moment") from None
+
+    def take_fences(self, connection: sa.Connection, now_us: int, count: int) -> int:
+        """Takes that many fences; the first of them, `max(last + 1, now_us)`."""
+        # The update locks the row, so the later read sees this transaction's own number.
+        _TAKE_FENCES.run(connection, [{"now_us": now_us, "count": count}])
+        last: int = _LAST_FENCE.rows(connection, {})[0]["last"]
+        return last - count + 1
+
+    def claim_at_once(self, wanted: Mapping[str, Any]) -> list[Row]:
+        """Claims the oldest ready records in one statement and transaction; the rows as they are now.
+
+        Nothing where the engine has no such statement, where none is ready, or where a lease has run out or a backoff
+        is over, which a claim looks at first: then the store goes step by step.
+        """
+        del wanted
+        return []
 
     def lock_plan(self, connection: sa.Connection, pipeline: str) -> None:
         """Lets one transaction at a time plan a pipeline, or count what runs of it before it claims.
@@ -116,11 +160,10 @@ class Engine:
 
     @property
     def types(self) -> Types:
-        """What the database's types mean in Arrow. Raises SideError for an engine whose types are not known here."""
-        raise SideError(
-            f"{self.place}: the types of {self.url.get_backend_name()!r} are not known to this connector; "
-            "expected one of: postgresql, sqlite"
-        )
+        """What the database's types mean in Arrow."""
+        from pipeline_sql.portable_types import PortableTypes  # noqa: PLC0415 - loads Arrow, which the store needs not
+
+        return PortableTypes(self.sa.dialect)
 
     @contextmanager
     def transaction(self, connection: sa.Connection, *, writing: bool) -> Iterator[None]:
@@ -128,6 +171,18 @@ class Engine:
         del writing
         with self.translated(), connection.begin():
             yield
+
+    def session(self) -> sa.Connection:
+        """A connection for uploads and the publications that follow them."""
+        return self.sa.connect()
+
+    @property
+    def standstill_s(self) -> float:
+        """How long a publication may do nothing, in seconds: a worker that stands still in it holds the ledger's lock.
+
+        A lease is renewed at each third, so that the last one outlasts half of it.
+        """
+        return _STANDSTILL_S if self.lease_s is None else min(_STANDSTILL_S, self.lease_s / 2)
 
     def lost(self, connection: sa.Connection) -> bool:
         """Whether a connection, and its temporary tables with it, is gone for good."""
@@ -158,11 +213,12 @@ class Engine:
         if not view and not inspector.has_table(name, schema):
             return None
         columns = tuple(
-            Column(
+            TypedColumn(
                 found["name"],
-                str(found["type"]),
+                _declared(found["type"], connection.dialect),
                 required=not found["nullable"] and found["default"] is None and found.get("autoincrement") is not True,
                 generated="computed" in found,
+                type=found["type"],
             )
             for found in inspector.get_columns(name, schema)
         )
@@ -172,6 +228,9 @@ class Engine:
         """Tables and views, for messages."""
         inspector = sa.inspect(connection)
         return [*inspector.get_table_names(schema), *inspector.get_view_names(schema)]
+
+    def check_transactional(self, connection: sa.Connection, tables: Iterable[tuple[str | None, str]]) -> None:
+        """Raises SideError for one of these tables that could not take back a change. Most databases know none."""
 
     def indexed(self, connection: sa.Connection, table: Table, column: Column) -> bool:
         """Whether a range of the column can be found without reading the whole table."""
@@ -192,6 +251,10 @@ class Engine:
         value = named_column(side.timestamp.name)
         count = sa.select(sa.func.count()).select_from(side.table.clause()).where(side.rows)
         return [int(connection.execute(count.where(value >= low, value < high)).scalar_one()) for low, high in ranges]
+
+    def selected(self, column: Column) -> sa.ColumnElement[Any]:
+        """What an extraction selects for a column."""
+        return named_column(column.name)
 
     @contextmanager
     def fetching(self, connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Callable[[int], Rows]]:
@@ -226,3 +289,11 @@ class Engine:
         names = [column.name for column in columns]
         into = sa.insert(named(scratch.schema, scratch.name, *names))
         connection.execute(into, [dict(zip(names, row, strict=True)) for row in rows])
+
+
+def _declared(found: sa.types.TypeEngine[Any], dialect: sa.Dialect) -> str:
+    """A type as the dialect spells it; of one that SQLAlchemy does not know, its name in Python."""
+    try:
+        return found.compile(dialect=dialect)
+    except exc.CompileError:
+        return str(found)

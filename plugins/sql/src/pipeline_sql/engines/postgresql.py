@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from datetime import datetime
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,8 @@ from sqlalchemy import event, exc
 from pipeline_core import ConfigError, PermanentError, PipelineError, SideError, TransientError, Window
 from pipeline_core.secrets import redact
 from pipeline_sql.engines.default import Engine
+from pipeline_sql.postgresql_claims import TAKE_FENCES, claiming
+from pipeline_sql.prepared import Direct, Row
 from pipeline_sql.tables import Column, Range, Rows, Table, named_column
 
 if TYPE_CHECKING:  # the record store needs no Arrow
@@ -22,6 +24,13 @@ if TYPE_CHECKING:  # the record store needs no Arrow
     from pipeline_sql.side import Side
 
 _CONNECT_TIMEOUT_S = 10
+# The store's statements all have an index to walk, and keep one plan: it must serve when the table has grown, too.
+_FOR_THE_STORE = {
+    "default_transaction_isolation": "'read committed'",
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+}
+_TAKE_FENCES = sa.text(f"SELECT {TAKE_FENCES}(:now_us, :count)")
 _SCHEMA_LOCK = "pipeline_core schema"
 _PLAN_LOCK = "pipeline_core plan of "
 
@@ -59,7 +68,6 @@ _REFUSED = {
     "invalid connection option": "correct the url",
 }
 
-_STANDSTILL_S = 60  # a publication may do nothing for so long; well below any lease that is of use
 _COPIED_ROWS = 50_000  # encoded at a time
 
 _RELATION = """
@@ -100,6 +108,8 @@ class PostgresEngine(Engine):
     """PostgreSQL. Waiting for a lock ends after the timeout."""
 
     name = "postgresql"
+    # Not now(): that is the instant at which the transaction began, before any wait for a lock.
+    clock = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 
     def _create(self) -> sa.Engine:
         if self.url.drivername == "postgresql":
@@ -131,12 +141,20 @@ class PostgresEngine(Engine):
 
     def prepare_store(self) -> None:
         # A worker that was stopped inside a transaction of the store would hold its locks for ever.
+        milliseconds = max(1, round(self.timeout_s * 1000))
+        settings = {"idle_in_transaction_session_timeout": milliseconds, **_FOR_THE_STORE}
+
         @event.listens_for(self.sa, "connect")
         def on_connect(connection: Any, record: Any) -> None:
             del record
-            milliseconds = max(1, round(self.timeout_s * 1000))
-            connection.execute(f"SET idle_in_transaction_session_timeout = {milliseconds}")
-            connection.commit()
+            connection.autocommit = True
+            for name, value in settings.items():
+                connection.execute(f"SET {name} = {value}")
+
+        # The driver would begin one transaction for each statement, the claim's too, with a journey of its own.
+        @event.listens_for(self.sa, "begin")
+        def on_begin(connection: sa.Connection) -> None:
+            connection.exec_driver_sql("BEGIN")
 
     @contextmanager
     def migrating(self) -> Iterator[sa.Connection]:
@@ -148,9 +166,14 @@ class PostgresEngine(Engine):
         _lock(connection, _PLAN_LOCK + pipeline)
 
     def now_us(self, connection: sa.Connection) -> int:
-        # Not now(): that is the instant at which the transaction began, before any wait for a lock.
-        clock = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-        return int(connection.exec_driver_sql(clock).scalar_one())
+        return int(connection.exec_driver_sql(f"SELECT {self.clock}").scalar_one())
+
+    def take_fences(self, connection: sa.Connection, now_us: int, count: int) -> int:
+        return int(connection.execute(_TAKE_FENCES, {"now_us": now_us, "count": count}).scalar_one())
+
+    def claim_at_once(self, wanted: Mapping[str, Any]) -> list[Row]:
+        with self.translated(), closing(self.sa.raw_connection()) as connection:
+            return claiming(self.clock).rows(Direct(self.sa.dialect, connection), wanted)
 
     def translate(self, error: Exception) -> PipelineError:
         cause: Any = getattr(error, "orig", None) or error
@@ -202,8 +225,8 @@ class PostgresEngine(Engine):
         with super().transaction(connection, writing=writing):
             if writing:
                 # A worker that stands still while it holds the ledger's lock is cut off before its lease ends.
-                limit = f"SET LOCAL idle_in_transaction_session_timeout = {_STANDSTILL_S * 1000}"
-                connection.exec_driver_sql(limit)
+                milliseconds = max(1, round(self.standstill_s * 1000))
+                connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = {milliseconds}")
             yield
 
     def lost(self, connection: sa.Connection) -> bool:

@@ -25,9 +25,12 @@ SET = sa.update(RECORDS).where(RECORDS.c.id == sa.bindparam("row_id")).values(ve
 
 
 def upgrade() -> None:
-    op.add_column("pipeline_core_records", sa.Column("verified_rows", sa.BigInteger))
-    op.add_column("pipeline_core_records", sa.Column("asked", ASKED))
     connection = op.get_bind()
+    # MariaDB commits each of these statements, so what a process left half done is gone on with.
+    there = {column["name"] for column in sa.inspect(connection).get_columns("pipeline_core_records")}
+    for column in (sa.Column("verified_rows", sa.BigInteger), sa.Column("asked", ASKED)):
+        if column.name not in there:
+            op.add_column("pipeline_core_records", column)
     found = [{"row_id": row_id, "rows": verified(evidence)} for row_id, evidence in connection.execute(DONE)]
     known = [values for values in found if values["rows"] is not None]
     if known:
