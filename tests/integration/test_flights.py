@@ -203,18 +203,18 @@ def test_eight_workers_move_the_year_though_some_are_killed(
     year = 20, 4_380, 336_776, "2013-01-01", "2014-01-01"
     march = 5, 372, 28_834, "2013-03-01", "2013-04-01"
     kills, windows, rows, begin, end = year if "PIPELINE_LONG" in os.environ else march
-    world = FlightsWorld(tmp_path, postgres_server, flights, begin, end)
-    with world.pipeline() as pipeline:
-        assert len(pipeline.plan().add) == windows
-    random.seed(20)
-    begun = time.monotonic()
-    killed = harry(world.start, workers=8, kills=kills, done=world.done, windows=windows)
-    seconds = time.monotonic() - begun
-    world.quiet()
-    assert killed > 0
-    assert world.run()["windows"] == {}
-    assert world.rows("source")[0][0] == rows
-    world.assert_whole()
+    with closing(FlightsWorld(tmp_path, postgres_server, flights, begin, end)) as world:
+        with world.pipeline() as pipeline:
+            assert len(pipeline.plan().add) == windows
+        random.seed(20)
+        begun = time.monotonic()
+        killed = harry(world.start, workers=8, kills=kills, done=world.done, windows=windows)
+        seconds = time.monotonic() - begun
+        world.quiet()
+        assert killed > 0
+        assert world.run()["windows"] == {}
+        assert world.rows("source")[0][0] == rows
+        world.assert_whole()
     with capsys.disabled():
         print(f"\n8 workers, {killed} of them killed: {windows:,} windows and {rows:,} rows in {seconds:.0f} s")
 
