@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sqlite3
 import subprocess
 import sys
 from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import duckdb
 from flights import COLUMNS, ZONE, Row, compare, configuration, fresh, insert, make_source, prove, sample_rows, stamp
 
 from pipeline_core import Pipeline, Window
@@ -50,7 +50,7 @@ def prepare(folder: Path) -> None:
     title(f"Real flights from New York, in {folder.name}/source.db")
     (folder / "pipeline.toml").write_text(configuration(folder), encoding="utf-8")
     rows = make_source(folder / "source.db", sample_rows())
-    print(f"  {rows:,} flights of 2013, of the two weeks in which the clock changes; there is no target yet")
+    print(f"  {rows:,} flights of 2013, of the two weeks in which the clock changes; the target is to be a DuckDB file")
 
 
 def show_windows(folder: Path) -> None:
@@ -95,17 +95,18 @@ def damage(folder: Path) -> Expected:
 def delete_rows(folder: Path) -> tuple[int, int]:
     """Deletes one airline's flights of two hours from the target; returns how many went and how many are left."""
     hours = "month = 3 AND day = 10 AND hour IN (6, 7)"
-    with closing(sqlite3.connect(folder / "target.db")) as database, database:
-        deleted = database.execute(f"DELETE FROM flights WHERE {hours} AND carrier = 'UA'").rowcount
-        (left,) = database.execute(f"SELECT COUNT(*) FROM flights WHERE {hours}").fetchone()
+    with closing(duckdb.connect(str(folder / "target.duckdb"))) as database:
+        ((deleted,),) = database.execute(f"DELETE FROM flights WHERE {hours} AND carrier = 'UA'").fetchall()
+        ((left,),) = database.execute(f"SELECT count(*) FROM flights WHERE {hours}").fetchall()
     return deleted, left
 
 
 def double_rows(folder: Path) -> int:
     """Inserts the flights of two hours into the target once more; returns how many."""
     hours = "month = 3 AND day = 12 AND hour IN (16, 17)"
-    with closing(sqlite3.connect(folder / "target.db")) as database, database:
-        return database.execute(f"INSERT INTO flights SELECT * FROM flights WHERE {hours}").rowcount
+    with closing(duckdb.connect(str(folder / "target.duckdb"))) as database:
+        ((doubled,),) = database.execute(f"INSERT INTO flights SELECT * FROM flights WHERE {hours}").fetchall()
+    return doubled
 
 
 def late_rows() -> list[Row]:
@@ -146,7 +147,7 @@ def check(folder: Path, profile: str | None, *, reopen: bool = False) -> CheckRe
 
 
 def prove_equal(folder: Path) -> None:
-    found = compare(folder / "source.db", folder / "target.db")
+    found = compare(folder / "source.db", folder / "target.duckdb")
     prove(f"source and target hold the same {found.source_rows:,} rows", found.equal)
 
 

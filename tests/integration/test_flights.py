@@ -17,6 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import pyarrow as pa
 import pytest
 
 from worlds import PostgresWorld, harry
@@ -100,25 +102,34 @@ def test_demo_leaves_equal_tables_and_no_scraps(
 ) -> None:
     """Behind the demo, source and target are equal, and neither scratch tables nor staged files are left."""
     _, folder = demo
-    found = flights.compare(folder / "source.db", folder / "target.db")
+    found = flights.compare(folder / "source.db", folder / "target.duckdb")
     assert found.equal
     assert found.source_rows == found.target_rows == 12_973
-    with closing(sqlite3.connect(folder / "target.db")) as target:
-        tables = {name for (name,) in target.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    with closing(duckdb.connect(str(folder / "target.duckdb"))) as target:
+        tables = {name for (name,) in target.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
     assert tables == {"flights", "pipeline_ledger", "pipeline_ledger_head"}
     assert [path for path in (folder / "stage").rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("column", ["dep_time", "tailnum", "time_hour"])
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("dep_time", "dep_time + 1"), ("tailnum", "NULL"), ("time_hour", "time_hour + INTERVAL 1 microsecond")],
+)
 def test_demo_fails_where_the_proof_fails(
-    column: str, tmp_path: Path, flights: Any, example: Callable[[str], Any]
+    column: str, value: str, tmp_path: Path, flights: Any, example: Callable[[str], Any]
 ) -> None:
     """A value that differs in a single row ends the demo with exit code 1."""
     demo = example("demo")
-    for side in ("source.db", "target.db"):
-        flights.make_source(tmp_path / side, flights.sample_rows())
+    flights.make_source(tmp_path / "source.db", flights.sample_rows())
+    kinds = {"INTEGER": pa.int64(), "REAL": pa.float64(), "TEXT": pa.string(), "TIMESTAMP": pa.string()}
+    columns = zip(flights.COLUMNS.items(), zip(*flights.sample_rows(), strict=True), strict=True)
+    rows = pa.table({name: pa.array(values, kinds[kind]) for (name, kind), values in columns})
+    with closing(duckdb.connect(str(tmp_path / "target.duckdb"))) as target:
+        target.register("rows", rows)
+        target.execute("CREATE TABLE flights AS SELECT * REPLACE (time_hour::TIMESTAMP AS time_hour) FROM rows")
     demo.prove_equal(tmp_path)
-    change(tmp_path / "target.db", f"UPDATE flights SET {column} = '2013-03-10 12:00:00.5' WHERE rowid = 7")
+    with closing(duckdb.connect(str(tmp_path / "target.duckdb"))) as target:
+        target.execute(f"UPDATE flights SET {column} = {value} WHERE rowid = 7")
     with pytest.raises(SystemExit, match="not so: source and target hold the same"):
         demo.prove_equal(tmp_path)
 

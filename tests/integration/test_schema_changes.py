@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from pipeline_core import Pipeline
 from pipeline_core.cli.app import run
 from shell import toml
+from worlds import DuckDbWorld
 
 NOW = "2013-03-10T12:00"
 
@@ -73,7 +75,7 @@ def test_a_changed_type_is_quarantined(any_world: Any, new_columns: str) -> None
     assert windows == {"quarantined": 2}
     for reason in reasons:
         assert "column 'note' is declared int" in reason.lower()
-        assert "cannot hold the staged string" in reason
+        assert re.search("cannot hold the staged (string|VARCHAR)", reason)
 
 
 def test_the_statements_are_printed_and_not_run(any_world: Any, tmp_path: Any, capsys: Any) -> None:
@@ -88,8 +90,10 @@ def test_the_statements_are_printed_and_not_run(any_world: Any, tmp_path: Any, c
         assert pipeline.status().counts["pending"] == 0
     assert any_world.tables() == set()
     shown = "\n".join(answer["statements"])
-    for expected in ("CREATE TABLE published ", "CREATE TABLE published_head ", "events", "ix_events_ts", "note"):
-        assert expected in shown
+    plain = shown.replace('"target"."main".', "").replace('"', "")
+    index = () if isinstance(any_world, DuckDbWorld) else ("ix_events_ts",)
+    for expected in ("CREATE TABLE published ", "CREATE TABLE published_head ", "events", *index, "note"):
+        assert expected in plain
     assert run(["plan", "--ddl", "-c", str(file)]) == 0
     assert capsys.readouterr().out.rstrip("\n") == shown
     for statement in answer["statements"]:

@@ -21,12 +21,14 @@ class World(ABC):
     """Six windows of New York's 2013-03-10, up to noon; a row every seven minutes, and one exactly on each boundary.
 
     `server` names the fixture of the server that it needs. `one_writer`: who writes to the target locks it for all
-    others, and only the end of its process frees it. `processes`: how many may work at the same time.
+    others, and only the end of its process frees it. `processes`: how many may work at the same time. `untold`: steps
+    that it does not go through.
     """
 
     server: ClassVar[str | None] = None
     one_writer: ClassVar[bool] = False
     processes: ClassVar[int] = 8
+    untold: ClassVar[frozenset[str]] = frozenset()
     columns: ClassVar[str] = "id integer primary key, ts timestamp not null, value real, note text"
     placeholder: ClassVar[str] = "?"
     now: ClassVar[str | None] = NOW

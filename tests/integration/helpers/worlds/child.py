@@ -27,6 +27,7 @@ _PRELOADED = [
     "pipeline_sql.postgresql_types",
     "pipeline_sql.mariadb_types",
     "pipeline_objects.stage",
+    "pipeline_duckdb.connector",
     "psycopg",
     "pymysql",
     "cattrs",
