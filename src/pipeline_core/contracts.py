@@ -106,6 +106,10 @@ class ClaimRequest:
     max_running: int | None = field(default=None, validator=validators.optional(validators.ge(1)))
 
 
+#: What a store keeps, one by one.
+Kept = Generator[Record | Event, None, None]
+
+
 class RecordStore(ABC):
     """Where records live. Its clock is the clock: of leases, of stability, of fences. Shared between threads.
 
@@ -178,6 +182,21 @@ class RecordStore(ABC):
     @abstractmethod
     def events(self, pipeline: str, since_us: int = 0, window: Window | None = None) -> Iterable[Event]:
         """The log of transitions, oldest first; with `window`, of records that overlap it."""
+
+    @abstractmethod
+    def dump(self, pipeline: str) -> Kept:
+        """All that is kept of the pipeline, as of one instant: every record, the superseded ones too, then every event.
+
+        Each in the order in which it came. What is read may hold a transaction open: take all of it, or close it.
+        """
+
+    @abstractmethod
+    def restore(self, pipeline: str, kept: Iterable[Record | Event]) -> None:
+        """Takes in what `dump` of another store gave of the pipeline, as it was there. Atomic.
+
+        From then on every fence is above those of the records. RecordError where anything is kept of it already; what
+        `kept` itself raises goes on to the caller, and nothing was taken in.
+        """
 
     def upgrade(self) -> str:
         """Brings what is kept into the form that this code works with; says what was done, or that nothing was.

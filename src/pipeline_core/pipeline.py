@@ -20,7 +20,7 @@ from pipeline_core import coverage
 from pipeline_core.config import Config, load, load_file
 from pipeline_core.config.sections import Part
 from pipeline_core.contracts import Can, Context, Observer, RecordStore
-from pipeline_core.engine import auditing, counting, hands, planning, runner, survey, transfer
+from pipeline_core.engine import auditing, counting, hands, moving, planning, runner, survey, transfer
 from pipeline_core.engine.outage import GaveUpError, Outages
 from pipeline_core.engine.parts import Parts, never
 from pipeline_core.errors import ConfigError, Interrupted
@@ -33,6 +33,7 @@ from pipeline_core.reports import (
     Difference,
     Finding,
     HandReport,
+    MoveReport,
     RunReport,
     StatusReport,
     Touched,
@@ -237,6 +238,27 @@ class Pipeline:
         windows = [Window.from_us(*span) for span in coverage.merge(sorted((e.start_us, e.end_us) for e in entries))]
         self.report.tell("adopted", entries=len(entries), from_pipeline=from_pipeline)
         return AdoptionReport(self.config.pipeline, from_pipeline, len(entries), windows)
+
+    def export_store(self, file: str | Path) -> MoveReport:
+        """Writes all that the store keeps of this pipeline to a file: records, evidence, fences and events.
+
+        Raises ConfigError where the file is there already, RecordError where nothing is kept or a window is running.
+        """
+        numbers = moving.export(self.store, self.config.pipeline, Path(file))
+        return self._moved("exported", file, numbers)
+
+    def import_store(self, file: str | Path) -> MoveReport:
+        """Takes such a file into this store, which must keep nothing of this pipeline yet; all of it or nothing.
+
+        Every later fence of the store is above those taken in. Raises ConfigError where the file is of another
+        pipeline or format, RecordError where it is torn or the store keeps something of the pipeline already.
+        """
+        numbers = moving.take_in(self.store, self.config.pipeline, Path(file))
+        return self._moved("imported", file, numbers)
+
+    def _moved(self, action: str, file: str | Path, numbers: moving.Numbers) -> MoveReport:
+        self.report.tell(action, file=str(file), records=numbers["record"], events=numbers["event"])
+        return MoveReport(self.config.pipeline, action, str(file), numbers["record"], numbers["event"])
 
     def status(self) -> StatusReport:
         """Where the pipeline stands, from its records alone."""

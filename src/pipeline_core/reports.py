@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
-from attrs import frozen
+from attrs import asdict, frozen
 
 from pipeline_core import coverage
 from pipeline_core.contracts import RecordStore
@@ -114,6 +114,24 @@ class AdoptionReport:
             "windows": [window_mapping(window) for window in self.windows],
             "exit_code": int(self.exit_code),
         }
+
+
+@frozen
+class MoveReport:
+    """How many records and events of a pipeline were `exported` to a file, or `imported` from one."""
+
+    pipeline: str
+    action: str
+    file: str
+    records: int
+    events: int
+
+    @property
+    def exit_code(self) -> Exit:
+        return Exit.OK
+
+    def as_mapping(self) -> dict[str, Any]:
+        return {**asdict(self), "exit_code": int(self.exit_code)}
 
 
 @frozen

@@ -26,6 +26,7 @@ from pipeline_core import (
     Verdict,
     Window,
 )
+from pipeline_core.contracts import Kept
 from pipeline_core.errors import PipelineError
 from pipeline_core.testing import BrokenPromiseError, MemoryRecordStore, RecordStoreSuite
 
@@ -575,6 +576,40 @@ class UpgradesByStartingAfresh(Store):
         return "made anew"
 
 
+class MovesTheLiveOnly(Store):
+    """What was superseded stays behind, with its evidence."""
+
+    def dump(self, pipeline: str) -> Kept:
+        return (e for e in super().dump(pipeline) if isinstance(e, Event) or e.status is not Status.SUPERSEDED)
+
+
+class MovesFencesButNotTheirSequence(Store):
+    """The next fence is lower than those that were moved."""
+
+    def restore(self, pipeline: str, kept: Iterable[Record | Event]) -> None:
+        last = self._last_fence
+        super().restore(pipeline, kept)
+        self._last_fence = last
+
+
+class MovesOverWhatIsThere(Store):
+    """The records of today are replaced by those of yesterday."""
+
+    def restore(self, pipeline: str, kept: Iterable[Record | Event]) -> None:
+        self._live.pop(pipeline, None)
+        self._log = []
+        super().restore(pipeline, kept)
+
+
+class MovesInPieces(Store):
+    """What breaks off has been half taken in."""
+
+    def restore(self, pipeline: str, kept: Iterable[Record | Event]) -> None:
+        left = iter(kept)
+        super().restore(pipeline, [next(left)])
+        super().restore(pipeline, left)
+
+
 @frozen
 class Mutant:
     """A broken store, and the test that notices."""
@@ -646,6 +681,10 @@ TABLE = [
     Mutant("by hand", SkipsForget, "test_what_is_skipped_is_done"),
     Mutant("by hand", LaysHandsOnWhatMovedOn, "test_a_hand_passes_over_what_has_moved_on"),
     Mutant("by hand", LaysHandsInPieces, "test_a_hand_that_does_not_fit_does_nothing"),
+    Mutant("moved whole", MovesTheLiveOnly, "test_a_moved_store_shows_the_same"),
+    Mutant("moved whole", MovesInPieces, "test_a_store_is_moved_whole_or_not_at_all"),
+    Mutant("moved whole", MovesOverWhatIsThere, "test_nothing_is_moved_over_what_is_there"),
+    Mutant("fences grow", MovesFencesButNotTheirSequence, "test_fences_are_above_those_that_were_moved"),
     Mutant("evidence", SettlesInSilence, "test_events_tell_each_transition_with_its_reason"),
     Mutant("evidence", LogsNewestFirst, "test_events_tell_each_transition_with_its_reason"),
     Mutant("evidence", ForgetsTheEvidence, "test_settle_keeps_what_the_verdict_says"),

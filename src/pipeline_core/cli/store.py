@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,7 +11,7 @@ from rich.text import Text
 from pipeline_core.cli import views
 from pipeline_core.cli.options import takes_common_options, verb
 from pipeline_core.cli.session import Session
-from pipeline_core.reports import Exit
+from pipeline_core.reports import Exit, MoveReport
 
 store_app = typer.Typer(help="What is kept: the records, and the ledger of the target.", rich_markup_mode=None)
 takes_common_options(store_app)
@@ -40,4 +41,25 @@ def adopt(
     with session.pipeline() as pipeline:
         report = pipeline.adopt(from_pipeline, start=start, end=end)
     session.terminal.show(report.as_mapping(), views.adoption_view(report, pipeline.config.policy.timezone))
+    return report.exit_code
+
+
+@verb(store_app)
+def export(
+    session: Session, file: Annotated[Path, typer.Argument(help="Where to write it; it must not be there yet.")]
+) -> Exit:
+    """Write all that the store keeps of the pipeline to a file."""
+    with session.pipeline() as pipeline:
+        return _shown(session, pipeline.export_store(file))
+
+
+@verb(store_app, "import")
+def import_(session: Session, file: Annotated[Path, typer.Argument(help="What `store export` has written.")]) -> Exit:
+    """Take such a file into a store that keeps nothing of the pipeline yet."""
+    with session.pipeline() as pipeline:
+        return _shown(session, pipeline.import_store(file))
+
+
+def _shown(session: Session, report: MoveReport) -> Exit:
+    session.terminal.show(report.as_mapping(), views.move_view(report))
     return report.exit_code

@@ -13,7 +13,7 @@ from rich.text import Text
 from pipeline_core.cli import picture
 from pipeline_core.plugins import Listed
 from pipeline_core.record import Change, Record
-from pipeline_core.reports import AdoptionReport, CheckReport, Finding, HandReport, RunReport, StatusReport
+from pipeline_core.reports import AdoptionReport, CheckReport, Finding, HandReport, MoveReport, RunReport, StatusReport
 from pipeline_core.secrets import redact
 from pipeline_core.window import Window, from_us
 
@@ -84,6 +84,13 @@ def adoption_view(report: AdoptionReport, zone: str) -> RenderableType:
     spans = [Text(f"  {window_name(window, zone)}") for window in report.windows]
     head = Text(f"{report.pipeline}: took over {report.entries:,} published windows of {report.from_pipeline!r}:")
     return Group(head, *spans[:_MOST_ROWS], *_left_out(len(spans)))
+
+
+def move_view(report: MoveReport) -> RenderableType:
+    """What a file took, or gave."""
+    way = {"exported": "to", "imported": "from"}[report.action]
+    kept = f"{report.records:,} records and {report.events:,} events"
+    return Text(f"{report.pipeline}: {report.action} {kept} {way} {report.file}")
 
 
 def hand_view(report: HandReport, zone: str) -> RenderableType:

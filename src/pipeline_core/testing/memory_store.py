@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from attrs import evolve
 
-from pipeline_core.contracts import ClaimRequest, RecordStore
+from pipeline_core.contracts import ClaimRequest, Kept, RecordStore
 from pipeline_core.errors import ClaimLostError, RecordError
 from pipeline_core.record import (
     Addition,
@@ -309,6 +309,30 @@ class MemoryRecordStore(RecordStore):
                 f"it is {record.status} now, under fence {record.fence}"
             )
         return record
+
+    # --- moving the store ---------------------------------------------------------------------------------------------
+
+    def dump(self, pipeline: str) -> Kept:
+        with self._lock:
+            found: list[Record | Event] = [*self._superseded, *self._records(pipeline), *self._log]
+        return (each for each in found if each.pipeline == pipeline)
+
+    def restore(self, pipeline: str, kept: Iterable[Record | Event]) -> None:
+        taken = list(kept)  # whatever it raises, before anything has changed
+        with self._lock:
+            if next(self.dump(pipeline), None) is not None:
+                raise RecordError(f"pipeline {pipeline!r}: this store keeps records or events of it already")
+            self._live[pipeline] = {}
+            for each in taken:
+                if isinstance(each, Event):
+                    self._log.append(each)
+                    continue
+                self._last_fence = max(self._last_fence, each.fence)
+                if each.status is Status.SUPERSEDED:
+                    self._superseded.append(each)
+                else:
+                    self._keep(each)
+            self._starts[pipeline] = sorted(self._live[pipeline])
 
     # --- the records --------------------------------------------------------------------------------------------------
 

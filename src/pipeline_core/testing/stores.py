@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
@@ -718,6 +718,68 @@ class RecordStoreSuite(ABC):
             expect("live records never overlap", store, overlaps, [])
             told = sum(len(change.add) for change in applied)
             expect("apply returns what took effect", store, told, len(spans))
+
+    # --- moving the store ---------------------------------------------------------------------------------------------
+
+    def test_a_moved_store_shows_the_same(self) -> None:
+        """Records in every state with their evidence, superseded ones, and events; of that pipeline alone."""
+        with self.open_store() as store, self.open_store() as other:
+            self._fill(store)
+            store.apply(Change("q", add=[Addition(0, 10, 0)]))
+            kept = list(store.dump("p"))
+            expect("a dump holds one pipeline", store, {each.pipeline for each in kept}, {"p"})
+            other.restore("p", kept)
+            expect("a moved store shows the same", other, state(other), state(store))
+            expect("a moved store shows the same", other, list(other.spans("p")), list(store.spans("p")))
+            expect("what was moved can be moved again", other, list(other.dump("p")), kept)
+            expect("a moved window is claimed", other, claim_one(other).window.start_us, 0)
+
+    def test_fences_are_above_those_that_were_moved(self) -> None:
+        """Even above one that the store's own clock is far from; those of other pipelines, too."""
+        with self.open_store() as store:
+            store.restore("p", [Record("p", Window.from_us(0, 10), status=Status.DONE, fence=LATER_US * 100)])
+            store.apply(Change("q", add=[Addition(0, 10, 0)]))
+            if (fence := claim_one(store, pipeline="q").fence) <= LATER_US * 100:
+                raise report("fences go on above those moved", store, None, f"above {LATER_US * 100}", fence)
+
+    def test_nothing_is_moved_over_what_is_there(self) -> None:
+        """A store that keeps something of the pipeline refuses; one that keeps other pipelines does not."""
+        with self.open_store() as store:
+            store.apply(plan(1))
+            before = state(store)
+            moved = [Record("p", Window.from_us(50, 60))]
+            promise = "what is there stays"
+            expect_error(promise, store, lambda: store.restore("p", moved), RecordError)
+            expect(promise, store, state(store), before)
+            store.restore("q", [Record("q", Window.from_us(50, 60))])
+            expect("another pipeline is in nobody's way", store, len(store.spans("q")), 1)
+
+    def test_a_store_is_moved_whole_or_not_at_all(self) -> None:
+        """What breaks off after thousands of records leaves nothing, and a second try takes in all."""
+
+        def broken() -> Iterator[Record]:
+            yield from moved
+            raise RecordError("torn")
+
+        moved = [Record("p", Window.from_us(at, at + 1)) for at in range(2_500)]
+        with self.open_store() as store:
+            expect_error("what breaks off is told", store, lambda: store.restore("p", broken()), RecordError)
+            expect("nothing is taken in by halves", store, state(store), ([], [], []))
+            store.restore("p", moved)
+            expect("a second try takes in all", store, len(store.spans("p")), len(moved))
+
+    def _fill(self, store: RecordStore) -> None:
+        """One window pending as planned, and one of each other state."""
+        store.apply(plan(6, fields={"key": "x"}))
+        store.apply(Change("p", [removal(store, 50)], reason="re-cut"))
+        verdicts = [
+            DONE,
+            Verdict(Status.QUARANTINED, "bad rows", attempt=True),
+            Verdict(Status.PENDING, "throttled", wait_s=6_000),
+        ]
+        for start_us, verdict in zip((10, 20, 30), verdicts, strict=True):
+            store.settle(claim_one(store, within=Window.from_us(start_us, start_us + 1)), verdict)
+        claim_one(store, within=Window.from_us(40, 41), owner="host:1", lease_s=6_000)
 
     def test_the_store_behaves_as_the_model(self) -> None:
         """Apply, claim, resume, renew, settle, expiry, dead owners and a clock that moves, in any order."""

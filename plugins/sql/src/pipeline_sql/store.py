@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import islice
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
@@ -33,6 +34,7 @@ from pipeline_core import (
     Verdict,
     Window,
 )
+from pipeline_core.contracts import Kept
 from pipeline_core.record import by_hand, transition
 from pipeline_core.window import MIN_US, iso
 from pipeline_sql.engines.default import Engine
@@ -44,6 +46,7 @@ from pipeline_sql.schema import events, records
 T = TypeVar("T")
 
 _EVENTS_A_PAGE = 10_000
+_KEPT_A_PAGE = 1_000
 _STARTS_A_QUERY = 500  # well below what any engine takes
 _MOST_DOUBLINGS = 20  # of a crash's backoff: 10 s have become four months by then, and no integer overflows
 
@@ -172,8 +175,7 @@ class SqlRecordStore(RecordStore):
             with self._engine.reading() as connection:
                 rows = connection.execute(query.where(sa.tuple_(*order) > last)).all()
             for row in rows:
-                span = None if row.start_us is None else Window.from_us(row.start_us, row.end_us)
-                yield Event(row.at_us, row.pipeline, span, row.step, json.loads(row.fields))
+                yield _told(row._asdict())
             if len(rows) < _EVENTS_A_PAGE:
                 return
             last = (rows[-1].at_us, rows[-1].id)
@@ -262,6 +264,31 @@ class SqlRecordStore(RecordStore):
             moves = [_intervention(row, intervention, after[row["start_us"]]) for row in rows]
             moved = _move(connection, str(intervention.hand), moves, now_us) if moves else []
             return sorted((_record(row) for row in moved), key=lambda record: record.window.start_us)
+
+    def dump(self, pipeline: str) -> Kept:
+        with self._engine.snapshot() as connection:
+            yield from map(_record, _as_they_came(connection, records, pipeline))
+            yield from map(_told, _as_they_came(connection, events, pipeline))
+
+    def restore(self, pipeline: str, kept: Iterable[Record | Event]) -> None:
+        left, highest = iter(kept), 0
+        with self._engine.writing() as connection:
+            self._engine.lock_plan(connection, pipeline)
+            for table in (records, events):
+                if connection.execute(sa.select(table.c.id).where(table.c.pipeline == pipeline).limit(1)).first():
+                    raise RecordError(
+                        f"{self._engine.place}: pipeline {pipeline!r}: found {table.name} of it, expected none; "
+                        "take in what was kept elsewhere before the pipeline first plans here"
+                    )
+            while page := list(islice(left, _KEPT_A_PAGE)):
+                taken = [each for each in page if isinstance(each, Record)]
+                told = [each for each in page if isinstance(each, Event)]
+                if taken:
+                    _INSERT.run(connection, [_row(record) for record in taken])
+                    highest = max(highest, *(record.fence for record in taken))
+                if told:
+                    _LOG.run(connection, [_logged(event) for event in told])
+            self._engine.take_fences(connection, highest, 1)
 
 
 # --- transitions ------------------------------------------------------------------------------------------------------
@@ -532,6 +559,15 @@ def _rows(connection: sa.Connection, query: sa.Select[Any], values: Mapping[str,
     return [row._asdict() for row in connection.execute(query, values)]
 
 
+def _as_they_came(connection: sa.Connection, table: sa.Table, pipeline: str) -> Iterator[Row]:
+    """Every row of the pipeline, in pages."""
+    query = sa.select(table).where(table.c.pipeline == pipeline).order_by(table.c.id).limit(_KEPT_A_PAGE)
+    page = _rows(connection, query)
+    while page:
+        yield from page
+        page = _rows(connection, query.where(table.c.id > page[-1]["id"]))
+
+
 def _bounds(request: ClaimRequest) -> dict[str, Any]:
     """The request as parameters. A window that ends by the stable instant starts before it: that bounds the index."""
     first_us, last_us = MIN_US, request.stable_until_us
@@ -575,6 +611,45 @@ def _record(row: Row) -> Record:
         asked=None if row["asked"] is None else Asked(row["asked"]),
         evidence=_evidence(row["evidence"]),
         updated_us=row["updated_us"],
+    )
+
+
+def _row(record: Record) -> Row:
+    """The row that stands for a record, without its id."""
+    window, running = record.window, record.status is Status.RUNNING
+    return {
+        "pipeline": record.pipeline,
+        "start_us": window.start_us,
+        "end_us": window.end_us,
+        "live": None if record.status is Status.SUPERSEDED else 1,
+        "status": record.status,
+        "outcome": record.outcome,
+        "reason": _storable(record.reason),
+        "attempts": record.attempts,
+        "crashes": record.crashes,
+        "due_us": (record.lease_until_us or 0) if running else record.not_before_us,
+        "fence": record.fence,
+        "claim_id": record.claim_id,
+        "owner": record.owner,
+        "identity": _storable(record.identity),
+        "verified_rows": record.verified_rows,
+        "asked": record.asked,
+        "fields": "null" if record.fields is None else _json(record.fields, "fields"),
+        "evidence": _json(record.evidence, f"window {window}: the evidence"),
+        "updated_us": record.updated_us,
+    }
+
+
+def _told(row: Row) -> Event:
+    window = None if row["start_us"] is None else _window(row)
+    return Event(row["at_us"], row["pipeline"], window, row["step"], json.loads(row["fields"]))
+
+
+def _logged(event: Event) -> Row:
+    window = event.window
+    start_us, end_us = (None, None) if window is None else (window.start_us, window.end_us)
+    return _event(
+        {"pipeline": event.pipeline, "start_us": start_us, "end_us": end_us}, event.step, event.at_us, event.fields
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +80,13 @@ class Engine:
         """A connection for reading. Errors are translated."""
         with self.translated(), self.sa.connect() as connection:
             yield connection
+
+    def snapshot(self) -> AbstractContextManager[sa.Connection]:
+        """A connection for reading, all of whose queries see the database as the first one does.
+
+        What a database promises no more of than that each query is one, is read like that here.
+        """
+        return self.reading()
 
     @contextmanager
     def migrating(self) -> Iterator[sa.Connection]:

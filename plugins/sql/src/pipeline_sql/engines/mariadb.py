@@ -186,6 +186,11 @@ class MariaDbEngine(Engine):
                 cursor.execute(f"SET idle_transaction_timeout = {math.ceil(self.timeout_s)}")
 
     @contextmanager
+    def snapshot(self) -> Iterator[sa.Connection]:
+        with self.reading() as connection:
+            yield connection.execution_options(isolation_level="REPEATABLE READ")
+
+    @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         with self.translated(), self.sa.connect() as connection:
             try:

@@ -160,6 +160,12 @@ class PostgresEngine(Engine):
             connection.exec_driver_sql("BEGIN")
 
     @contextmanager
+    def snapshot(self) -> Iterator[sa.Connection]:
+        with self.reading() as connection:
+            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            yield connection
+
+    @contextmanager
     def migrating(self) -> Iterator[sa.Connection]:
         with self.writing() as connection:
             _lock(connection, _SCHEMA_LOCK)
