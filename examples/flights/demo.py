@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
+import sqlite3
 import subprocess
 import sys
 from contextlib import closing
@@ -41,6 +43,7 @@ def main() -> None:
     find_and_heal(folder, expected)
     title("Row for row, in every column")
     prove_equal(folder)
+    purge_and_restore(folder)
     print(
         f"\nAll proved. Look around: {os.path.relpath(COMMAND)} -c {os.path.relpath(folder / 'pipeline.toml')} status"
     )
@@ -141,6 +144,32 @@ def find_and_heal(folder: Path, expected: Expected) -> None:
     prove(f"{checked} windows counted once more, none differs", not any(report.differences for report in reports))
 
 
+def purge_and_restore(folder: Path) -> None:
+    title("The source is purged of four hours: what the target may be the last to hold is left as it is")
+    purged = take_rows(folder)
+    check(folder, SPRING, reopen=True)
+    pipeline_core(folder, "run", exits=Exit.ATTENTION)
+    found = compare(folder / "source.db", folder / "target.duckdb")
+    kept = found.only_target.total() == len(purged) and not found.only_source
+    prove(f"the target still holds the {len(purged)} rows that the source has lost", kept)
+    with Pipeline.from_file(folder / "pipeline.toml") as pipeline:
+        named = [record.window for record in pipeline.status().quarantined]
+    prove("the windows that shrank are named", named == [window(3, 11, 6, 8), window(3, 11, 8, 10)])
+    insert(folder / "source.db", purged)
+    pipeline_core(folder, "retry", "--from", "2013-03-11", "--to", "2013-03-12", "--reason", "the rows are back")
+    pipeline_core(folder, "run")
+    prove_equal(folder)
+
+
+def take_rows(folder: Path) -> list[Row]:
+    """Deletes four hours' flights from the source; returns them."""
+    hours = "month = 3 AND day = 11 AND hour BETWEEN 6 AND 9"
+    with closing(sqlite3.connect(folder / "source.db")) as database, database:
+        rows: list[Row] = database.execute(f"SELECT {', '.join(COLUMNS)} FROM flights WHERE {hours}").fetchall()
+        database.execute(f"DELETE FROM flights WHERE {hours}")
+    return rows
+
+
 def check(folder: Path, profile: str | None, *, reopen: bool = False) -> CheckReport:
     with Pipeline.from_file(folder / "pipeline.toml", profile) as pipeline:
         return pipeline.check(reopen=reopen)
@@ -154,7 +183,7 @@ def prove_equal(folder: Path) -> None:
 def pipeline_core(folder: Path, *arguments: str, profile: str | None = None, exits: int = Exit.OK) -> None:
     """Runs the command line as a person would, in the demo's folder, and looks at its exit code."""
     command = [*arguments, *(["--profile", profile] if profile else [])]
-    print(f"$ pipeline-core {' '.join(command)}", flush=True)
+    print(f"$ pipeline-core {shlex.join(command)}", flush=True)
     ended = subprocess.run([COMMAND, *command], cwd=folder, check=False)
     if ended.returncode != exits:
         raise SystemExit(f"  ✗ exit code {ended.returncode}, expected {exits}")

@@ -35,6 +35,7 @@ class World(ABC):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._children: list[Child] = []
         self.fill()
 
     # --- what differs ------------------------------------------------------------------------------------------------
@@ -145,7 +146,14 @@ class World(ABC):
 
     def start(self, **changes: Any) -> Child:
         """A whole run in a process of its own; the modules beside this package can be named as plugins."""
-        return Child(self.config(**changes), self.now)
+        child = Child(self.config(**changes), self.now)
+        self._children.append(child)
+        return child
+
+    def close(self) -> None:
+        """Ends the processes that a failed test has left."""
+        for child in self._children:
+            child.abandon()
 
     # --- the proof ---------------------------------------------------------------------------------------------------
 
