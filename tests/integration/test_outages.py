@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from types import ModuleType
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from attrs import frozen
 
-from pipeline_core import Event, Pipeline, TransientError
+from pipeline_core import Can, Connector, Context, Event, Pipeline, Provider, TransientError, hookimpl
+from pipeline_core.testing import MemorySettings, MemoryTable
 from worlds import WORLDS, World
+from worlds.base import BEGIN
 
 NOW = "2013-03-10T12:00"
 WINDOWS = 22
@@ -144,6 +151,69 @@ def test_an_outage_beyond_patience_leaves_the_rest_pending(world: World, any_wor
     assert {record.attempts for record in records} == {0}
     again, records = run(world, Outage(any_world, "never"), target=any_world.config()["target"])
     assert_nothing_happened(again, records)
+
+
+@with_a_server
+def test_a_limit_counts_what_was_done(world: World, any_world: World) -> None:
+    """A window that went back to pending takes none of the turns."""
+    outage = Outage(any_world, "extracting", nth=1)
+    changes = SETTINGS | {"target": any_world.config()["target"]}
+    with world.pipeline(**changes) as pipeline, Pipeline(pipeline.config, observers=[outage]) as watched:
+        try:
+            assert watched.run(limit=9, now=NOW).windows == {"loaded": 9}
+        finally:
+            if outage.stopped:
+                outage.start()
+
+
+class Throttled:
+    """An observer of a source in memory: it refuses its first count, asks for a second of rest, then answers."""
+
+    def __init__(self) -> None:
+        self.table = MemoryTable("events", "ts")
+        self.table.put(pa.table({"id": [1], "ts": pa.array([BEGIN], pa.timestamp("us", "UTC"))}))
+        self.table.fault = TransientError("too many requests", retry_after=1.0, side_down=True)
+        self.told: list[Event] = []
+
+    @contextmanager
+    def open(self, context: Context) -> Iterator[Connector]:
+        with MemorySettings(self.table).open(context) as connector:
+            yield connector
+
+    def notify(self, event: Event) -> None:
+        self.told.append(event)
+        if event.step == "away":
+            self.table.fault = None
+
+
+def test_nobody_asks_before_the_side_said(world: World) -> None:
+    """A side that throttles is left alone for as long as it wants; then every window is done, none to blame."""
+    throttled = Throttled()
+
+    @frozen
+    class Settings:
+        """The throttled source."""
+
+        def open(self, context: Context) -> AbstractContextManager[Connector]:
+            return throttled.open(context)
+
+    module = ModuleType("throttled")
+    module.pipeline_connectors = hookimpl(  # type: ignore[attr-defined]
+        lambda: iter([Provider("throttled", Settings, can={Can.EXTRACT})]), specname="pipeline_connectors"
+    )
+    config = world.config(source={"type": "throttled"}, retry={"retries": 0, "wait_s": 0.01})
+    with (
+        Pipeline.from_mapping(config, plugins=[module]) as plain,
+        Pipeline(plain.config, observers=[throttled]) as pipeline,
+    ):
+        report = pipeline.run(now=NOW)
+        records = pipeline.store.records("events")
+    assert (report.exit_code, report.rows) == (0, 1)
+    assert {(record.status, record.attempts) for record in records} == {("done", 0)}
+    (away,) = [event for event in throttled.told if event.step == "away"]
+    after = throttled.told[throttled.told.index(away) + 1]
+    assert away.fields["wait_s"] == 1.0
+    assert after.at_us - away.at_us >= 1_000_000
 
 
 @with_a_server
