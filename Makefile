@@ -51,11 +51,13 @@ bench: setup $(BENCH)/.ready ## the benchmarks: windows beside Dagster and panda
 	$(BIN)/python bench/imports.py
 	$(BIN)/python bench/store.py
 	$(BIN)/python bench/year.py
+	$(BENCH)/bin/python bench/elasticsearch_side.py
 
 $(BENCH)/.ready: requirements/bench.txt
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python -m pip install --quiet --require-hashes -r requirements/bench.txt
-	$(BENCH)/bin/python -m pip install --quiet --no-deps -e .
+	$(BENCH)/bin/python -m pip install --quiet --require-hashes --no-deps -r requirements/data.txt
+	$(BENCH)/bin/python -m pip install --quiet --no-deps -e . -e plugins/es_source -e plugins/objects
 	@touch $@
 
 promises: setup ## breaks each promise in a copy of the code, and looks whether its test fails

@@ -161,7 +161,11 @@ class MariaDbServer:
             probe.bind(("127.0.0.1", 0))
             self._port = probe.getsockname()[1]
         install = [programs, "--no-defaults", *self._as, f"--datadir={folder / 'data'}", "--skip-test-db"]
-        install += ["--auth-root-authentication-method=normal"]
+        # A starting server removes what it takes for its own from the folder of temporary files: each has one.
+        (folder / "tmp").mkdir()
+        if user is not None:
+            shutil.chown(folder / "tmp", user)
+        install += ["--auth-root-authentication-method=normal", f"--tmpdir={folder / 'tmp'}"]
         done = subprocess.run(install, check=False, capture_output=True, text=True, cwd="/")
         if done.returncode:
             raise RuntimeError(f"mariadb-install-db failed:\n{done.stdout}{done.stderr}")
@@ -200,7 +204,7 @@ class MariaDbServer:
 
     def start(self) -> None:
         """Starts it, and waits until it answers."""
-        places = {"datadir": "data", "socket": "socket", "pid-file": "pid"}
+        places = {"datadir": "data", "socket": "socket", "pid-file": "pid", "tmpdir": "tmp"}
         command = [self._server, "--no-defaults", *self._as, "--bind-address=127.0.0.1", f"--port={self._port}"]
         command += [f"--{name}={self._folder / place}" for name, place in places.items()]
         with (self._folder / "log").open("ab") as log:

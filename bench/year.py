@@ -13,7 +13,6 @@ import sqlite3
 import sys
 import tempfile
 import time
-import tomllib
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import datetime
@@ -23,7 +22,7 @@ from pathlib import Path
 from pipeline_core import Pipeline, WallClockPolicy, Window
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "flights"))
-from flights import COLUMNS, ZONE, compare, configuration, make_source, stamp, year_rows
+from flights import COLUMNS, ZONE, between_sqlite_files, compare, make_source, stamp, year_rows
 
 BEGIN, END = "2013-01-01", "2014-01-01"
 MONTH = 30 * 12  # windows
@@ -69,7 +68,7 @@ def measure(folder: Path, months: int) -> None:
     windows = year_windows()[: months * MONTH] if months < 12 else year_windows()
     rows = make_source(folder / "source.db", year_rows())
     make_source(folder / "bare.db", [])
-    mapping = {**tomllib.loads(configuration(folder)), "begin": BEGIN, "end": END}
+    mapping = {**between_sqlite_files(folder), "begin": BEGIN, "end": END}
     bare_s = ours_s = 0.0
     print(f"{len(windows):,} windows of 2 h; the whole year holds {rows:,} rows")
     print(" | ".join(f"{head:>12}" for head in ("windows", "bare SQL, s", "ours, s", "ms a window")))

@@ -132,7 +132,9 @@ class Server:
         ]
         lines += self._secured() if users else ["xpack.security.enabled: false"]
         (self._config / "elasticsearch.yml").write_text("\n".join([*lines, ""]))
-        (self._config / "roles.yml").write_text(json.dumps(dict(roles or {})))  # JSON is YAML
+        # The server wants each role to begin a line of its own.
+        definitions = "".join(f"{name}: {json.dumps(role)}\n" for name, role in (roles or {}).items())
+        (self._config / "roles.yml").write_text(definitions)
         (folder / "tmp").mkdir()
         if os.geteuid() == 0:
             subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", folder], check=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import duckdb
 from flights import COLUMNS, ZONE, Row, compare, configuration, fresh, insert, make_source, prove, sample_rows, stamp
 
 from pipeline_core import Pipeline, Window
@@ -41,6 +43,7 @@ def main() -> None:
     find_and_heal(folder, expected)
     title("Row for row, in every column")
     prove_equal(folder)
+    purge_and_restore(folder)
     print(
         f"\nAll proved. Look around: {os.path.relpath(COMMAND)} -c {os.path.relpath(folder / 'pipeline.toml')} status"
     )
@@ -50,7 +53,7 @@ def prepare(folder: Path) -> None:
     title(f"Real flights from New York, in {folder.name}/source.db")
     (folder / "pipeline.toml").write_text(configuration(folder), encoding="utf-8")
     rows = make_source(folder / "source.db", sample_rows())
-    print(f"  {rows:,} flights of 2013, of the two weeks in which the clock changes; there is no target yet")
+    print(f"  {rows:,} flights of 2013, of the two weeks in which the clock changes; the target is to be a DuckDB file")
 
 
 def show_windows(folder: Path) -> None:
@@ -95,17 +98,18 @@ def damage(folder: Path) -> Expected:
 def delete_rows(folder: Path) -> tuple[int, int]:
     """Deletes one airline's flights of two hours from the target; returns how many went and how many are left."""
     hours = "month = 3 AND day = 10 AND hour IN (6, 7)"
-    with closing(sqlite3.connect(folder / "target.db")) as database, database:
-        deleted = database.execute(f"DELETE FROM flights WHERE {hours} AND carrier = 'UA'").rowcount
-        (left,) = database.execute(f"SELECT COUNT(*) FROM flights WHERE {hours}").fetchone()
+    with closing(duckdb.connect(str(folder / "target.duckdb"))) as database:
+        ((deleted,),) = database.execute(f"DELETE FROM flights WHERE {hours} AND carrier = 'UA'").fetchall()
+        ((left,),) = database.execute(f"SELECT count(*) FROM flights WHERE {hours}").fetchall()
     return deleted, left
 
 
 def double_rows(folder: Path) -> int:
     """Inserts the flights of two hours into the target once more; returns how many."""
     hours = "month = 3 AND day = 12 AND hour IN (16, 17)"
-    with closing(sqlite3.connect(folder / "target.db")) as database, database:
-        return database.execute(f"INSERT INTO flights SELECT * FROM flights WHERE {hours}").rowcount
+    with closing(duckdb.connect(str(folder / "target.duckdb"))) as database:
+        ((doubled,),) = database.execute(f"INSERT INTO flights SELECT * FROM flights WHERE {hours}").fetchall()
+    return doubled
 
 
 def late_rows() -> list[Row]:
@@ -140,20 +144,46 @@ def find_and_heal(folder: Path, expected: Expected) -> None:
     prove(f"{checked} windows counted once more, none differs", not any(report.differences for report in reports))
 
 
+def purge_and_restore(folder: Path) -> None:
+    title("The source is purged of four hours: what the target may be the last to hold is left as it is")
+    purged = take_rows(folder)
+    check(folder, SPRING, reopen=True)
+    pipeline_core(folder, "run", exits=Exit.ATTENTION)
+    found = compare(folder / "source.db", folder / "target.duckdb")
+    kept = found.only_target.total() == len(purged) and not found.only_source
+    prove(f"the target still holds the {len(purged)} rows that the source has lost", kept)
+    with Pipeline.from_file(folder / "pipeline.toml") as pipeline:
+        named = [record.window for record in pipeline.status().quarantined]
+    prove("the windows that shrank are named", named == [window(3, 11, 6, 8), window(3, 11, 8, 10)])
+    insert(folder / "source.db", purged)
+    pipeline_core(folder, "retry", "--from", "2013-03-11", "--to", "2013-03-12", "--reason", "the rows are back")
+    pipeline_core(folder, "run")
+    prove_equal(folder)
+
+
+def take_rows(folder: Path) -> list[Row]:
+    """Deletes four hours' flights from the source; returns them."""
+    hours = "month = 3 AND day = 11 AND hour BETWEEN 6 AND 9"
+    with closing(sqlite3.connect(folder / "source.db")) as database, database:
+        rows: list[Row] = database.execute(f"SELECT {', '.join(COLUMNS)} FROM flights WHERE {hours}").fetchall()
+        database.execute(f"DELETE FROM flights WHERE {hours}")
+    return rows
+
+
 def check(folder: Path, profile: str | None, *, reopen: bool = False) -> CheckReport:
     with Pipeline.from_file(folder / "pipeline.toml", profile) as pipeline:
         return pipeline.check(reopen=reopen)
 
 
 def prove_equal(folder: Path) -> None:
-    found = compare(folder / "source.db", folder / "target.db")
+    found = compare(folder / "source.db", folder / "target.duckdb")
     prove(f"source and target hold the same {found.source_rows:,} rows", found.equal)
 
 
 def pipeline_core(folder: Path, *arguments: str, profile: str | None = None, exits: int = Exit.OK) -> None:
     """Runs the command line as a person would, in the demo's folder, and looks at its exit code."""
     command = [*arguments, *(["--profile", profile] if profile else [])]
-    print(f"$ pipeline-core {' '.join(command)}", flush=True)
+    print(f"$ pipeline-core {shlex.join(command)}", flush=True)
     ended = subprocess.run([COMMAND, *command], cwd=folder, check=False)
     if ended.returncode != exits:
         raise SystemExit(f"  ✗ exit code {ended.returncode}, expected {exits}")

@@ -10,6 +10,7 @@ import gzip
 import io
 import shutil
 import sqlite3
+import tomllib
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -17,7 +18,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 from zoneinfo import ZoneInfo
 
 ZONE = ZoneInfo("America/New_York")
@@ -114,6 +115,13 @@ def configuration(folder: Path) -> str:
     return text.replace("file:///FOLDER", folder.as_uri()).replace("FOLDER", folder.as_posix())
 
 
+def between_sqlite_files(folder: Path) -> dict[str, Any]:
+    """The pipeline's mapping, but with a SQLite file as its target too: `target.db` in `folder`."""
+    target = {"type": "sql", "url": f"sqlite:///{(folder / 'target.db').as_posix()}", "create": True}
+    columns = {"table": "flights", "timestamp_column": "time_hour", "timestamp_timezone": "UTC"}
+    return {**tomllib.loads(configuration(folder)), "target": {**target, **columns}}
+
+
 def fresh(folder: Path) -> Path:
     """An empty folder, absolute. What an earlier run of the example left there goes; anything else is left alone."""
     folder = folder.resolve()
@@ -157,7 +165,10 @@ class Comparison(NamedTuple):
 
 
 def compare(source: Path, target: Path) -> Comparison:
-    """The two `flights` tables as multisets of rows, in every column: NULL is not 0 or '', and 5 is not 5.0."""
+    """The two `flights` tables as multisets of rows, in every column: NULL is not 0 or '', and 5 is not 5.0.
+
+    A file whose name ends in `.duckdb` is DuckDB's, any other SQLite's.
+    """
     here, there = _contents(source), _contents(target)
     return Comparison(here.total(), there.total(), here - there, there - here)
 
@@ -165,10 +176,16 @@ def compare(source: Path, target: Path) -> Comparison:
 def _contents(path: Path) -> Counter[str]:
     """Every row as often as it occurs; as text, which tells an integer from a float of the same value."""
     others = ", ".join(name for name in COLUMNS if name != "time_hour")
+    if path.suffix == ".duckdb":
+        import duckdb  # noqa: PLC0415 - the year does without it
+
+        with closing(duckdb.connect(str(path), read_only=True)) as database:
+            rows = database.execute(f"SELECT time_hour, {others} FROM flights").fetchall()
+        return Counter(f"{time_hour} {values}" for time_hour, *values in rows)
     with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
-        rows = database.execute(f"SELECT time_hour, {others} FROM flights")
-        # Two writers may spell one instant in two ways, with microseconds or without.
-        return Counter(f"{datetime.fromisoformat(time_hour)} {values}" for time_hour, *values in rows)
+        rows = database.execute(f"SELECT time_hour, {others} FROM flights").fetchall()
+    # Two writers may spell one instant in two ways, with microseconds or without.
+    return Counter(f"{datetime.fromisoformat(time_hour)} {values}" for time_hour, *values in rows)
 
 
 def prove(claim: str, holds: bool) -> None:

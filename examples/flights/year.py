@@ -7,7 +7,6 @@ took. Exits 0 only if all of it was.
 from __future__ import annotations
 
 import argparse
-import tomllib
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -17,8 +16,8 @@ from flights import (
     YEAR_MISSING,
     YEAR_ROWS,
     ZONE,
+    between_sqlite_files,
     compare,
-    configuration,
     fresh,
     make_source,
     prove,
@@ -44,9 +43,9 @@ class Job(NamedTuple):
         make_source(self.folder / "source.db", (row for row in year_rows() if first <= str(row[-1]) < last))
 
     def pipeline(self, granularity: str) -> Pipeline:
-        """The pipeline of the demo, over this span."""
+        """The pipeline of the demo, over this span, but into SQLite."""
         changes = {"begin": self.begin, "end": self.end, "granularity": granularity}
-        return Pipeline.from_mapping({**tomllib.loads(configuration(self.folder)), **changes})
+        return Pipeline.from_mapping({**between_sqlite_files(self.folder), **changes})
 
     def run(self, granularity: str, until: str | None = None) -> tuple[int, int]:
         """Runs the pipeline and prints how it went; returns how many windows and rows were moved."""

@@ -14,14 +14,16 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Self, TypeVar, cast
 
+from attrs import evolve
+
 from pipeline_core import coverage
 from pipeline_core.config import Config, load, load_file
 from pipeline_core.config.sections import Part
 from pipeline_core.contracts import Can, Context, Observer, RecordStore
-from pipeline_core.engine import auditing, counting, hands, planning, runner, transfer
-from pipeline_core.engine.outage import Outages
+from pipeline_core.engine import auditing, counting, hands, planning, runner, survey, transfer
+from pipeline_core.engine.outage import GaveUpError, Outages
 from pipeline_core.engine.parts import Parts, never
-from pipeline_core.errors import ConfigError
+from pipeline_core.errors import ConfigError, Interrupted
 from pipeline_core.ledger import Adoption
 from pipeline_core.log import Reporter, timed
 from pipeline_core.record import Asked, Change, Hand, Span, Status
@@ -37,6 +39,7 @@ from pipeline_core.reports import (
     status_of,
 )
 from pipeline_core.secrets import redact
+from pipeline_core.timepolicy import ago_us
 from pipeline_core.window import MIN_US, Window, from_us, to_us
 
 T = TypeVar("T")
@@ -94,10 +97,13 @@ class Pipeline:
 
     # --- the verbs ---------------------------------------------------------------------------------------------------
 
-    def plan(self, *, dry_run: bool = False, now: When = None) -> Change:
-        """Brings the records in line with the policy; returns what changed, or with `dry_run` what would."""
+    def plan(self, *, start: When = None, end: When = None, dry_run: bool = False, now: When = None) -> Change:
+        """Brings the records in line with the policy; returns what changed, or with `dry_run` what would.
+
+        `start`, `end`: only records and windows that start there; the rest is left to the next plan.
+        """
         with self.parts() as parts:
-            return self._plan(parts, self.instant_us(now), dry_run=dry_run)
+            return self._plan(parts, self.instant_us(now), within=self.within(start, end), dry_run=dry_run)
 
     def ddl(self) -> list[str]:
         """The statements that make what the target lacks for the source's rows, none of which is run.
@@ -142,9 +148,13 @@ class Pipeline:
         within = outages.store.outlast(lambda: self.within(start, end))
         order = runner.Order(within, limit, self.instant_us(now))
         with timed() as watch:
-            excluded = outages.sides.outlast(lambda: self._begin(order))
+            excluded, ahead = outages.sides.outlast(lambda: self._begin(order))
+            surveyed = outages.sides.outlast(lambda: self._survey(order, outages))
+            if limit is not None:
+                order = evolve(order, limit=limit - surveyed.verdicts.total())
             count = workers or self.config.run.workers
             tally = self._run_here(order, count, outages) if executor is None else self._run_on(executor, order, count)
+        tally += surveyed + ahead
         in_status = partial(self.store.records, self.config.pipeline, within=order.within)
         quarantined = outages.store.outlast(lambda: len(in_status(Status.QUARANTINED)))
         undone = tally.undone
@@ -274,7 +284,7 @@ class Pipeline:
 
     # --- within the verbs --------------------------------------------------------------------------------------------
 
-    def _plan(self, parts: Parts, now_us: int | None, *, dry_run: bool) -> Change:
+    def _plan(self, parts: Parts, now_us: int | None, *, within: Window | None = None, dry_run: bool) -> Change:
         config = self.config
         now_us = self.store.now_us() if now_us is None else now_us
         request = planning.Request(
@@ -289,7 +299,7 @@ class Pipeline:
             default_record=config.default_record,
             check_fields=config.check_fields,
         )
-        change = planning.plan(request, self.store.spans(config.pipeline))
+        change = planning.limited(planning.plan(request, self.store.spans(config.pipeline)), within)
         if dry_run:
             return change
         for note in change.notes:
@@ -331,11 +341,52 @@ class Pipeline:
     def _spans(self) -> Sequence[Span]:
         return self.store.spans(self.config.pipeline)
 
-    def _begin(self, order: runner.Order) -> int:
-        """Plans, and counts the source's rows that fall into no window."""
+    def _begin(self, order: runner.Order) -> tuple[int, runner.Tally]:
+        """Plans, reopens what came late, and counts the source's rows that fall into no window."""
         with self.parts() as parts:
             self._plan(parts, order.now_us, dry_run=False)
-            return counting.excluded(parts)
+            undone = self._reopen_late(parts, order)
+            return counting.excluded(parts), runner.Tally(undone=undone)
+
+    def _reopen_late(self, parts: Parts, order: runner.Order) -> str:
+        """Counts the young done windows again, and makes those pending that differ; why not, where that failed.
+
+        A fault that concerns these counts alone does not keep the other windows from being done.
+        """
+        now_us = self.store.now_us() if order.now_us is None else order.now_us
+        within = self._young(now_us, order.within)
+        if within is None:
+            return ""
+        try:
+            _, differing = auditing.recheck(parts, within, now_us)
+        except Exception as error:
+            if runner.of_a_side(error):
+                raise
+            self.report.tell("not rechecked", level=WARNING, error=f"{type(error).__name__}: {error}")
+            return redact(f"recheck: {type(error).__name__}: {error}")
+        if differing:
+            auditing.reopen(parts, [span for span, _ in differing])
+        return ""
+
+    def _young(self, now_us: int, within: Window | None) -> Window | None:
+        """The span of what `recheck` asks to count again at each run; None where there is none."""
+        if self.config.recheck is None:
+            return None
+        first_us, last_us = ago_us(now_us, self.config.recheck, self.config.policy.timezone), now_us
+        if within is not None:
+            first_us, last_us = max(first_us, within.start_us), min(last_us, within.end_us)
+        return Window.from_us(first_us, last_us) if first_us < last_us else None
+
+    def _survey(self, order: runner.Order, outages: Outages) -> runner.Tally:
+        """What was done in bulk; where the counts in bulk fail, the workers count window by window."""
+        try:
+            with self.parts(outages.stop.is_set) as parts:
+                return survey.survey(parts, order, outages)
+        except Exception as error:
+            if runner.of_a_side(error) or isinstance(error, Interrupted | GaveUpError):
+                raise
+            self.report.tell("not surveyed", level=WARNING, error=f"{type(error).__name__}: {error}")
+            return runner.Tally()
 
     def _run_here(self, order: runner.Order, count: int, outages: Outages) -> runner.Tally:
         turns, open_parts = runner.Turns(order.limit), partial(self.parts, outages.stop.is_set)

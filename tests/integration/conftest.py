@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,17 +13,19 @@ from worlds import WORLDS, SqliteWorld, World
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> SqliteWorld:
+def world(tmp_path: Path) -> Iterator[SqliteWorld]:
     """A fresh world on SQLite."""
-    return SqliteWorld(tmp_path)
+    with closing(SqliteWorld(tmp_path)) as fresh:
+        yield fresh
 
 
 @pytest.fixture(params=WORLDS)
-def any_world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
+def any_world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     """A fresh world on each kind of database in turn, or on those that the test names by `parametrize(indirect=)`."""
     kind = WORLDS[request.param]
     server = () if kind.server is None else (request.getfixturevalue(kind.server),)
-    return kind(tmp_path, *server)
+    with closing(kind(tmp_path, *server)) as fresh:
+        yield fresh
 
 
 @pytest.fixture

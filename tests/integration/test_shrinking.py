@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from pipeline_core import Event, ExtractRequest, Pipeline, ShrinkError, tasks
+from pipeline_duckdb.connector import DuckDbConnector
 from pipeline_sql.connector import SqlConnector
+from worlds import DuckDbWorld
 
 NOW = "2013-03-10T12:00"
 FIRST = "ts >= '2013-03-10 05:00:00' and ts < '2013-03-10 07:00:00'"  # the first window, 00:00 to 03:00 in New York
@@ -159,13 +161,14 @@ def test_the_task_that_loads_holds_the_staged_rows_against_the_evidence(
     world.query("target", "delete from events where id = 1")
     reopen(world)
     before = world.rows("target")
-    plain = SqlConnector.extract
+    source = DuckDbConnector if isinstance(world, DuckDbWorld) else SqlConnector
+    plain = source.extract
 
-    def late(connector: SqlConnector, request: ExtractRequest) -> Any:
+    def late(connector: Any, request: ExtractRequest) -> Any:
         purge(world, HALF)
         return plain(connector, request)
 
-    monkeypatch.setattr(SqlConnector, "extract", late)
+    monkeypatch.setattr(source, "extract", late)
     config = world.config()
     record = tasks.store_new_and_pass_valid_record(config, now=NOW)["record"]
     assert tasks.extract_source_data(config, record)["rows"] == 9

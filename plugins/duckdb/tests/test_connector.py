@@ -414,3 +414,16 @@ def test_a_where_limits_a_source_alone(side, sql, load) -> None:
         assert sorted(extracted(source, NOON).column("n").to_pylist()) == [0, 3]
         with pytest.raises(SideError, match="limits a source only"):
             source.upload(load(NOON, pa.table({"ts": pa.array([NOON_US], pa.timestamp("us", "UTC")), "n": [1]})))
+
+
+@pytest.mark.parametrize(("stranger", "shown"), [("EU", "'EU'"), (None, "None"), ("x" * 99, f"'{'x' * 59}...")])
+def test_a_staged_row_outside_the_scope_is_shown(side, sql, load, stranger: str | None, shown: str) -> None:
+    """By column, with what was found and what was expected; nothing is published."""
+    sql("CREATE TABLE t (ts TIMESTAMPTZ, n BIGINT, region VARCHAR)")
+    at = pa.array([NOON_US] * 3, pa.timestamp("us", "UTC"))
+    staged = pa.table({"ts": at, "n": pa.array([1, 2, 3]), "region": pa.array(["eu", stranger, "eu"], pa.string())})
+    with side(scope={"region": "eu"}) as target:
+        message = rf'column "region": found 1 staged rows outside the scope, such as one of {shown}, expected \'eu\''
+        with pytest.raises(PermanentError, match=message):
+            target.upload(load(NOON, staged))
+        assert target.count(NOON) == 0

@@ -114,14 +114,16 @@ def documented_role(heading: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="session", params=[one_a_version(SECURED)])
 def secured(request: pytest.FixtureRequest, servers: ModuleType) -> Iterator[Any]:
-    """A server with TLS by a CA of its own; `reader` has the documented role for `flights`, `stranger` none there."""
+    """A server with TLS by a CA of its own. `reader` and `writer` have the documented roles for `flights`."""
     roles = {
-        "reads": documented_role("## What the user may do"),
+        "reads": documented_role("A source needs"),
+        "writes": documented_role("A target needs"),
         "elsewhere": {"cluster": [], "indices": [{"names": ["weather"], "privileges": ["read"]}]},
     }
     users = {
         "admin": ("admin-geheim", "superuser"),
         "reader": ("reader-geheim", "reads"),
+        "writer": ("writer-geheim", "writes"),
         "stranger": ("stranger-geheim", "elsewhere"),
     }
     with started(servers, request.param, users=users, roles=roles) as server:

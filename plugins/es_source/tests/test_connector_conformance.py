@@ -25,7 +25,7 @@ PROPERTIES = {
 class TestElasticsearch(ConnectorSuite):
     """An index of its own for each side; broken by closing it."""
 
-    can = frozenset({Can.EXTRACT})
+    can = frozenset({Can.EXTRACT, Can.LOAD})
     secret = "geheim-77"
 
     @pytest.fixture(autouse=True)
@@ -54,8 +54,7 @@ class TestElasticsearch(ConnectorSuite):
         self.cluster.client.cluster.health(index=settings.index, wait_for_status="yellow")
 
     def scoped(self, settings: ElasticsearchSettings, scope: Given) -> ElasticsearchSettings:
-        conditions = [{"term": {name: value}} for name, value in scope.items()]
-        return evolve(settings, query={"bool": {"filter": conditions}})
+        return evolve(settings, scope=scope)
 
     def leftovers(self, settings: ElasticsearchSettings) -> Sequence[str]:
         return ["a point in time"] * self.cluster.open_points_in_time()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
@@ -39,6 +39,8 @@ def answering() -> Iterator[Callable[..., str]]:
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
+
+            do_POST = do_GET  # noqa: N815 - the base class names it so
 
             def log_message(self, *arguments: object) -> None:
                 pass
@@ -169,6 +171,21 @@ def test_what_the_owner_calls_them() -> None:
     provider: Provider[Any]
     (provider,) = pipeline_connectors()
     assert provider.aliases == {"elasticsearch_host": "url", "source_index": "index"}
+
+
+def test_too_much_to_write_heals(answering: Any) -> None:
+    """One document of many that the server had no room for: the side is told to wait."""
+    from pipeline_elasticsearch.bulk import operation, write
+    from pipeline_elasticsearch.client import Client
+
+    error = {"type": "es_rejected_execution_exception", "reason": "queue is full"}
+    items = [{"index": {"_id": "a", "status": 201}}, {"index": {"_id": "b", "status": 429, "error": error}}]
+    url = answering(200, json.dumps({"errors": True, "items": items}).encode(), GENUINE)
+    operations = [(operation("index", each, 1), {}) for each in "ab"]
+    busy = raised(TransientError, "document 'b'", "queue is full")
+    with closing(Client(ElasticsearchSettings("flights", Secret(url)))) as client, busy as caught:
+        write(client, "flights", operations)
+    assert caught.value.side_down
 
 
 def test_an_error_in_an_answer_of_many() -> None:

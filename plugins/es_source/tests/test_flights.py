@@ -140,6 +140,32 @@ def test_whole_documents_arrive_as_jsonb(cluster: Any, flights: Any, postgres_se
     )
 
 
+@pytest.mark.parametrize("shape", ["fields", "document"])
+def test_from_one_index_into_another(cluster: Any, flights: Any, tmp_path: Path, shape: str) -> None:
+    """Document for document, in either shape; a second run finds it done, and a damaged window is mended."""
+    rows = [row for row in flights.sample_rows() if row[1] == 3]
+    index, target = indexed(cluster, flights, rows), cluster.index(mapping(flights))
+    side = {"type": "elasticsearch", "url": cluster.url, "timestamp_field": "time_hour", "shape": shape}
+    configured = configuration(cluster, index, "", tmp_path)
+    configured |= {"source": {**side, "index": index}, "target": {**side, "index": target}}
+    assert run(configured)["windows"] == {"loaded": 7}
+    assert sources(cluster, target) == sources(cluster, index)
+    assert run(configured)["windows"] == {}
+    gone = cluster.client.search(index=target, size=3)["hits"]["hits"]
+    operations = [{"delete": {"_id": hit["_id"]}} for hit in gone]
+    cluster.client.bulk(index=target, operations=operations, refresh=True)
+    (tmp_path / "records.db").unlink()
+    assert run(configured)["windows"]["loaded"] in (1, 2, 3)
+    assert sources(cluster, target) == sources(cluster, index)
+
+
+def sources(cluster: Any, index: str) -> Counter[str]:
+    """Every document of an index, as often as it occurs."""
+    from elasticsearch.helpers import scan
+
+    return Counter(json.dumps(hit["_source"], sort_keys=True) for hit in scan(cluster.client, index=index, size=5_000))
+
+
 def test_a_server_killed_while_it_is_counted_and_read(
     cluster: Any, flights: Any, postgres_server: Any, tmp_path: Path
 ) -> None:

@@ -6,10 +6,23 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from elasticsearch import Elasticsearch
 
-from pipeline_core import Context, ExtractRequest, PipelineError, Secret, SideError, TransientError, Window
+from pipeline_core import (
+    Claim,
+    Context,
+    ExtractRequest,
+    Load,
+    PipelineError,
+    Record,
+    Secret,
+    SideError,
+    Staged,
+    TransientError,
+    Window,
+)
 from pipeline_elasticsearch import ElasticsearchSettings
 
 DAY = Window.from_us(1_362_873_600_000_000, 1_362_960_000_000_000)  # 2013-03-10, UTC
@@ -62,6 +75,29 @@ def test_the_documented_role_is_enough(flights: Any, shape: str) -> None:
     with settings(flights, url=url, username=None, password=None).open(Context("flights")) as side:
         assert side.count(DAY) == 1
         assert "reader" not in str(side.identity)
+
+
+def test_the_documented_role_of_a_target_is_enough(flights: Any) -> None:
+    """To make the index, to load it, and to make the ledger; the role of a source is not."""
+    table = pa.table({"at": pa.array([DAY.start_us], pa.timestamp("us", "UTC"))})
+
+    def publish(name: str) -> int:
+        who = {"username": name, "password": Secret(f"{name}-geheim"), "index": "flights-copy", "create": True}
+        staged = Staged("flights/1", "flights", DAY, 1, 1, (), "", {})
+        load = Load(Claim("claim", Record("flights", DAY), 1), staged, lambda: (batch for batch in table.to_batches()))
+        with settings(flights, **who).open(Context("flights")) as side:
+            side.upload(load)
+            with side.transaction() as verbs:
+                verbs.guard(load)
+                verbs.delete(DAY)
+                verbs.insert(load)
+                assert verbs.count(DAY) == 1
+            assert side.published(load)
+            return side.count(DAY)
+
+    with pytest.raises(SideError, match="status 403"):
+        publish("reader")
+    assert publish("writer") == 1
 
 
 def test_a_wrong_password(flights: Any) -> None:

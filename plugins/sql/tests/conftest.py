@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import sqlalchemy as sa
@@ -58,14 +58,6 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("postgres_url" if request.param == "postgresql" else "mariadb_url"))
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def side_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a new database, of each engine that can be a side in turn."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'side.db'}"
-    return str(request.getfixturevalue("postgres_url"))
-
-
 @pytest.fixture
 def clocked() -> Callable[[str], Any]:
     """An engine of a URL, with `clock_us` to set."""
@@ -88,6 +80,108 @@ def side() -> Callable[..., AbstractContextManager[SqlConnector]]:
         return settings.open(Context("flights"))
 
     return opened
+
+
+class Database:
+    """One database of a server, with a plain connection beside the sides under test.
+
+    `declared`: the types of its timestamp columns. `standstill_s`: the shortest time after which it can cut a
+    publication off.
+    """
+
+    declared: ClassVar[dict[str, str]]
+    standstill_s: ClassVar[float]
+    schema: str
+    connection: Any
+
+    def __init__(self, server: Any) -> None:
+        self.server = server
+        self.name = server.new_database()
+        self.url = server.url(self.name)
+
+    def close(self) -> None:
+        """Ends the plain connection."""
+        self.connection.close()
+
+    def run(self, *statements: str) -> list[Any]:
+        """Runs each statement; the rows of the last."""
+        with self.connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+            return list(cursor.fetchall()) if cursor.description else []
+
+    def side(self, table: str, timestamp_column: str = "at", **more: Any) -> AbstractContextManager[SqlConnector]:
+        """Opens a side on a table."""
+        url = Secret(more.pop("url", self.url))
+        context = Context("flights", more.pop("lease_s", None))
+        return SqlSettings(url, table=table, timestamp_column=timestamp_column, **more).open(context)
+
+
+class PostgresDatabase(Database):
+    """On PostgreSQL."""
+
+    declared: ClassVar = {"instant": "timestamptz", "local": "timestamp", "number": "bigint"}
+    standstill_s = 0.1
+    schema = "public"
+
+    def __init__(self, server: Any) -> None:
+        import psycopg
+
+        super().__init__(server)
+        self.connection = psycopg.connect(server.dsn(self.name), autocommit=True, prepare_threshold=None)
+
+    def use_zone(self, offset: str) -> None:
+        """Sets the zone of the plain connection."""
+        self.run(f"SET TIME ZONE INTERVAL '{offset}' HOUR TO MINUTE")
+
+    def someone_waits(self) -> bool:
+        """Whether a transaction waits for another one's lock."""
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        return self.run(waiting) == [(1,)]
+
+    def wait(self, seconds: float) -> None:
+        """Lets the server's time pass."""
+        self.run(f"SELECT pg_sleep({seconds})")
+
+
+class MariaDbDatabase(Database):
+    """On MariaDB."""
+
+    declared: ClassVar = {"instant": "timestamp(6) null", "local": "datetime(6)", "number": "bigint"}
+    standstill_s = 1
+
+    def __init__(self, server: Any) -> None:
+        super().__init__(server)
+        self.schema = self.name
+        self.connection = server.connect(self.name)
+        self.use_zone("+00:00")
+
+    def use_zone(self, offset: str) -> None:
+        """Sets the zone of the plain connection."""
+        self.run(f"SET time_zone = '{offset}'")
+
+    def someone_waits(self) -> bool:
+        """Whether a transaction waits for another one's lock."""
+        self.wait(0.15)  # the server answers what it answered before, if it is asked again within a tenth of a second
+        return self.run("SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'") == [(1,)]
+
+    def wait(self, seconds: float) -> None:
+        """Lets the server's time pass."""
+        self.run(f"DO SLEEP({seconds})")
+
+
+@pytest.fixture(scope="session")
+def database_on(request: pytest.FixtureRequest) -> Callable[[str], Database]:
+    """Makes a database on a server: `database_on("mariadb")`. To be closed."""
+
+    def made(engine: str) -> Database:
+        if engine == "mariadb":
+            return MariaDbDatabase(request.getfixturevalue("mariadb_server"))
+        return PostgresDatabase(request.getfixturevalue("postgres_server"))
+
+    return made
 
 
 @pytest.fixture(scope="session")

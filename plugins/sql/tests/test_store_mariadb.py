@@ -143,6 +143,16 @@ def test_a_migration_that_was_cut_off_is_gone_on_with(engine: Any) -> None:
             assert store.claim(ClaimRequest(f"p{left}", 10**15, 60))
 
 
+def test_an_update_that_was_cut_off_is_gone_on_with(engine: Any) -> None:
+    """Of two columns that an update adds, only one was: the next process adds the other."""
+    with opened(engine), engine.writing() as connection:
+        connection.exec_driver_sql("ALTER TABLE pipeline_core_records DROP COLUMN asked")
+        connection.exec_driver_sql("UPDATE pipeline_core_version SET version_num = '0001'")
+    with opened(engine) as store:
+        store.apply(change(1))
+        assert store.claim(REQUEST)
+
+
 def test_the_tables_are_transactional_whatever_the_servers_default(mariadb_server: Any, mariadb_url: str) -> None:
     """A server whose new tables would be MyISAM, and whose text would be Latin-1, keeps promises and text."""
     with mariadb_server.connect() as other, other.cursor() as cursor:

@@ -66,6 +66,8 @@ def init(
 def plan(
     session: Session,
     *,
+    start: From = None,
+    end: To = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change, and why.")] = False,
     ddl: Annotated[bool, typer.Option("--ddl", help="Only print the statements that the target lacks.")] = False,
 ) -> Exit:
@@ -73,7 +75,7 @@ def plan(
     with session.pipeline() as pipeline:
         if ddl:
             return _show_ddl(session, pipeline)
-        change = pipeline.plan(dry_run=dry_run)
+        change = pipeline.plan(start=start, end=end, dry_run=dry_run)
     mapping = {
         "pipeline": change.pipeline,
         "dry_run": dry_run,

@@ -123,6 +123,7 @@ class Config:
     retry: RetrySettings
     on_shrink: str
     source_keeps: str | None
+    recheck: str | None
     warnings: tuple[str, ...]
     mapping: Mapping[str, Any] = field(repr=False)
     manager: PluginManager = field(repr=False)

@@ -85,6 +85,11 @@ class Layout:
         validator=_check_duration,
         metadata=_help("how long the source keeps its rows, such as 30d: older windows that are done stay as they are"),
     )
+    recheck: str | None = field(
+        default=None,
+        validator=_check_duration,
+        metadata=_help("how far back each run first counts done windows again, such as 7d: rows may come late"),
+    )
     secrets: Mapping[str, Mapping[str, Any]] = field(
         factory=dict, metadata=_help("the settings of secret resolvers, by prefix")
     )

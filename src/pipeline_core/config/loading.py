@@ -107,6 +107,7 @@ class _Loading:
             retry=layout.retry,
             on_shrink=layout.on_shrink,
             source_keeps=layout.source_keeps,
+            recheck=layout.recheck,
             warnings=tuple(self.warnings),
             mapping=mapping,
             manager=self.manager,

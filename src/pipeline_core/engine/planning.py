@@ -5,13 +5,15 @@ Generation, gap filling, rebuild, re-cut and reopening are all this one function
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from pipeline_core import coverage, zones
+from pipeline_core.engine import identity
 from pipeline_core.errors import ConfigError
 from pipeline_core.record import Addition, Change, Outcome, Removal, Span, Status
 from pipeline_core.timepolicy import TimePolicy
@@ -62,8 +64,17 @@ def plan(request: Request, spans: Sequence[Span]) -> Change:
     wanted = sorted([*_wanted(request.policy, [*kept, *again], begin_us, limit_us), *whole])
     missing, remove = _compare(request, spans, kept, wanted)
     add = _inherit(missing, remove, spans)
-    notes = [*note, *_overlaps(kept)]
+    notes = [*note, *_overlaps(kept), *_unverified(request, spans, kept)]
     return Change(request.pipeline, remove, add, dict(request.default_record), "planned", notes)
+
+
+def limited(change: Change, within: Window | None) -> Change:
+    """What of the change concerns records and windows that start `within`; all of it without."""
+    if within is None:
+        return change
+    remove = [each for each in change.remove if within.start_us <= each.start_us < within.end_us]
+    add = [each for each in change.add if within.start_us <= each.start_us < within.end_us]
+    return evolve(change, remove=remove, add=add)
 
 
 def missing_fields(fields: Mapping[str, Any], check_fields: Sequence[str]) -> list[str]:
@@ -215,6 +226,17 @@ def _inherit(missing: Sequence[tuple[int, int]], remove: Sequence[Removal], span
             at += 1
         add.append(Addition(start_us, end_us, attempts, *same.get((start_us, end_us), ())))
     return add
+
+
+def _unverified(request: Request, spans: Sequence[Span], kept: Sequence[Span]) -> list[str]:
+    """How many done windows are none any more, by what it is that changed."""
+    stay = {span.start_us for span in kept}
+    outdated = Counter(s.identity for s in spans if s.status is Status.DONE and s.start_us not in stay)
+    return [
+        f"{count} done windows are unverified now, and counted again by the next run: "
+        f"{identity.difference(before, request.identity) or 'they were verified under sides unknown'}"
+        for before, count in outdated.items()
+    ]
 
 
 def _overlaps(kept: Sequence[Span]) -> list[str]:

@@ -170,7 +170,7 @@ def attempt(parts: Parts, claim: Claim, outages: Outages) -> Tally:
     parts.report.tell(
         "settled", window, status=verdict.status, outcome=verdict.outcome, reason=verdict.reason, seconds=watch.seconds
     )
-    if error is not None and _of_a_side(error):
+    if error is not None and of_a_side(error):
         raise error
     rows = verdict.evidence.get("staged", {}).get("rows", 0)
     return Tally(Counter([verdict.outcome or verdict.status]), rows)
@@ -180,7 +180,7 @@ def verdict_on(error: Exception, claim: Claim, settings: RunSettings) -> Verdict
     """What a fault means for the window: try again, or leave it to a person."""
     reason = redact(f"{type(error).__name__}: {error}")
     asked_s = error.retry_after or 0.0 if isinstance(error, TransientError) else 0.0
-    if isinstance(error, Interrupted) or _of_a_side(error):
+    if isinstance(error, Interrupted) or of_a_side(error):
         return Verdict(Status.PENDING, reason, wait_s=asked_s)
     if not isinstance(error, TransientError):
         evidence = {"shrank": dict(error.counts)} if isinstance(error, ShrinkError) else {}
@@ -193,7 +193,7 @@ def verdict_on(error: Exception, claim: Claim, settings: RunSettings) -> Verdict
     return Verdict(Status.PENDING, reason, attempt=True, wait_s=wait_s)
 
 
-def _of_a_side(error: Exception) -> bool:
+def of_a_side(error: Exception) -> bool:
     """Whether no other window would fare better."""
     return isinstance(error, SideError) or (isinstance(error, TransientError) and error.side_down)
 

@@ -75,8 +75,11 @@ class DuckDbConnector(Source, Target):
     def close(self) -> None:
         """Drops scratch."""
         self._scratch.clear()
-        while self._copies:
-            staging.remove_copies(self._database.path, self._target, self._copies.pop())
+        try:
+            while self._copies:
+                staging.remove_copies(self._database.path, self._target, self._copies.pop())
+        finally:
+            self._database.close()
 
     @property
     def identity(self) -> Mapping[str, str]:

@@ -1,8 +1,8 @@
 """The database file: who may open it when, and what DuckDB's errors mean.
 
-DuckDB lets one process at a time open a file, and every connection of that process shares one instance of it. So the
-file is opened for a step and closed after it: processes take turns, and one that was stopped between two steps is in
-nobody's way.
+DuckDB lets one process at a time open a file. So it is opened for a step and closed after it: processes take turns, and
+one that was stopped between two steps is in nobody's way. To open it is to attach it to an instance of DuckDB that the
+process keeps for it, because making an instance would take longer than most steps.
 """
 
 from __future__ import annotations
@@ -47,27 +47,76 @@ _NEEDS_A_PERSON = {
     "not a valid DuckDB database file": "correct the path, or move the file away",
     "was created with": "open it with the DuckDB that wrote it, or a newer one",
     "newer version": "install a newer DuckDB",
+    "different configuration": "close this process's other connection to it, or open that one without options",
     "read-only mode": "give this user the right to write the file",
 }
 
 
-class _Shared:
-    """The one instance of a file in this process: open while anybody uses it."""
+class _File:
+    """A file in this process: open while anybody uses it, its instance of DuckDB kept while any side is open."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.publishing = threading.Lock()
+        self.sides = 0
         self.users = 0
-        self.root: duckdb.DuckDBPyConnection | None = None
+        self.instance: duckdb.DuckDBPyConnection | None = None
+        self.opened: duckdb.DuckDBPyConnection | None = None
+        self.name: str | None = None  # of the database in the instance; None where it is the instance's own
+
+    def open(self, path: Path) -> None:
+        """Attaches the file. Where this process has it open already, shares that instance of it."""
+        if self.instance is None:
+            self.instance = duckdb.connect(config={"temp_directory": f"{path}.tmp"})
+        try:
+            self.instance.execute(f"ATTACH {text(str(path))}")
+        except (duckdb.ResourceInUseException, duckdb.BinderException):
+            # By a connection of somebody else's; or its name is taken, which in an instance of its own it is not.
+            self.opened, self.name = duckdb.connect(str(path)), None
+            return
+        found = "SELECT database_name FROM duckdb_databases() WHERE NOT internal AND path IS NOT NULL"
+        ((self.name,),) = self.instance.execute(found).fetchall()
+        self.opened = self.instance
+
+    def session(self) -> duckdb.DuckDBPyConnection:
+        """A connection to the open file."""
+        if self.opened is None:
+            raise RuntimeError("a session was asked for before the file was opened")
+        session = self.opened.cursor()
+        if self.name is not None:
+            session.execute(f"USE {quoted(self.name)}")
+        return session
+
+    def close(self) -> None:
+        """Closes the file, once nobody uses it; and the instance, once no side is open."""
+        if self.users:
+            return
+        opened, self.opened = self.opened, None
+        if opened is not None and opened is not self.instance:
+            opened.close()
+        elif opened is not None and self.name is not None:
+            try:
+                opened.execute(f"DETACH {quoted(self.name)}")
+            except duckdb.Error:
+                # An instance that has failed for good lets nothing go but by its own end.
+                self._end_instance()
+                raise
+        if not self.sides:
+            self._end_instance()
+
+    def _end_instance(self) -> None:
+        instance, self.instance = self.instance, None
+        if instance is not None:
+            instance.close()
 
 
-_files: dict[str, _Shared] = {}
+_files: dict[str, _File] = {}
 _files_lock = threading.Lock()
 
 
-def _shared(path: str) -> _Shared:
+def _file(path: str) -> _File:
     with _files_lock:
-        return _files.setdefault(path, _Shared())
+        return _files.setdefault(path, _File())
 
 
 class Database:
@@ -79,13 +128,21 @@ class Database:
         self.place = f"duckdb {path}"
         self._timeout_s = timeout_s
         self._create = create
-        self._shared = _shared(str(self.path))
+        self._file = _file(str(self.path))
+        with self._file.lock:
+            self._file.sides += 1
+
+    def close(self) -> None:
+        """Lets go of what is kept for the file. Called once."""
+        with self._file.lock:
+            self._file.sides -= 1
+            self._file.close()
 
     @contextmanager
     def connected(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection whose session is in UTC. Leaving rolls back what is not committed. Errors are translated."""
-        with self.translated(), self._opened() as root:
-            connection = root.cursor()
+        with self.translated(), self._opened():
+            connection = self._file.session()
             try:
                 connection.execute("SET TimeZone = 'UTC'")
                 yield connection
@@ -98,7 +155,7 @@ class Database:
 
         DuckDB itself would let both write, and abort the one that comes second.
         """
-        if not self._shared.publishing.acquire(timeout=self._timeout_s):
+        if not self._file.publishing.acquire(timeout=self._timeout_s):
             raise TransientError(
                 f"{self.place}: waited {self._timeout_s:g} s for another publication of this process; "
                 "see what keeps its transaction open, or raise timeout_s"
@@ -106,7 +163,7 @@ class Database:
         try:
             yield
         finally:
-            self._shared.publishing.release()
+            self._file.publishing.release()
 
     @contextmanager
     def limited(self, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
@@ -133,29 +190,26 @@ class Database:
             raise self.meaning(error) from None
 
     @contextmanager
-    def _opened(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        shared = self._shared
-        if not shared.lock.acquire(timeout=self._timeout_s):
+    def _opened(self) -> Iterator[None]:
+        file = self._file
+        if not file.lock.acquire(timeout=self._timeout_s):
             raise TransientError(
                 f"{self.place}: waited {self._timeout_s:g} s while another thread opens or closes the file"
             )
         try:
-            if shared.root is None:
-                shared.root = self._open()
-            root = shared.root
-            shared.users += 1
+            if file.opened is None:
+                self._open()
+            file.users += 1
         finally:
-            shared.lock.release()
+            file.lock.release()
         try:
-            yield root
+            yield
         finally:
-            with shared.lock:
-                shared.users -= 1
-                if not shared.users:
-                    shared.root = None
-                    root.close()
+            with file.lock:
+                file.users -= 1
+                file.close()
 
-    def _open(self) -> duckdb.DuckDBPyConnection:
+    def _open(self) -> None:
         """Opens the file, waiting up to the timeout while another process holds it."""
         if not self._create and not self.path.exists():
             raise SideError(f"{self.place}: found no such file; correct the path, or put the database there")
@@ -163,24 +217,25 @@ class Database:
         told = False
         while True:
             try:
-                return duckdb.connect(str(self.path))
+                self._file.open(self.path)
+                return  # noqa: TRY300 - the end of a loop, not of a try
             except (duckdb.IOException, duckdb.ResourceInUseException) as error:
-                text = str(error)
-                if not any(words in text for words in _LOCKED):
+                found = str(error)
+                if not any(words in found for words in _LOCKED):
                     raise
             waited = time.monotonic() - started
             if waited >= self._timeout_s:
-                raise TransientError(f"{self._locked(text)}; waited {self._timeout_s:g} s") from None
+                raise TransientError(f"{self._locked(found)}; waited {self._timeout_s:g} s") from None
             if waited > _PATIENCE_S and not told:
                 told = True
-                _log.warning("%s; waiting up to %g s", self._locked(text), self._timeout_s)
+                _log.warning("%s; waiting up to %g s", self._locked(found), self._timeout_s)
             time.sleep(random.uniform(0.001, 0.02))  # noqa: S311 - no secret depends on it
 
-    def _locked(self, text: str) -> str:
-        holder = _HOLDER.search(text)
+    def _locked(self, found: str) -> str:
+        holder = _HOLDER.search(found)
         who = holder[1] if holder else "another process"
         return (
-            f"{self.place}: {who} has the file open, and DuckDB lets one process at a time do so: "
+            f"{self.place}: {who} holds the file's lock, and DuckDB lets one process at a time have a file open: "
             "close it there, or end that process"
         )
 

@@ -120,26 +120,32 @@ class Loading:
             _times(f"{us} % {self.side.timestamps.step_us} <> 0"),
         ]
         limits = [(staged.sql, self.side.scope[c.name]) for c, staged in self.pairs if c.name in self.side.scope]
-        asked += [_times(f"({equals(sql, value)}) IS NOT TRUE") for sql, value in limits]
+        strangers = [f"({equals(sql, value)}) IS NOT TRUE" for sql, value in limits]
+        asked += [_times(each) for each in strangers]
         asked += [_times(condition) for _, _, condition in risky]
+        asked += [f"any_value({sql}) FILTER (WHERE {each})" for (sql, _), each in zip(limits, strangers, strict=True)]
         ((missing, least, most, between, *others),) = connection.execute(
             f"SELECT {', '.join(asked)} FROM {relation}"  # noqa: S608 - quoted
         ).fetchall()
         self._check_instants(window, missing, [us for us in (least, most) if us is not None], between)
-        self._check_scope([(sql, value, rows) for (sql, value), rows in zip(limits, others, strict=False)])
-        for (column, staged, _), rows in zip(risky, others[len(limits) :], strict=True):
+        counted, damaged = others[: len(limits)], others[len(limits) : len(limits) + len(risky)]
+        self._check_scope(limits, counted, others[len(limits) + len(risky) :])
+        for (column, staged, _), rows in zip(risky, damaged, strict=True):
             if rows:
                 raise PermanentError(
                     f"{self.place}, column {column.name!r}: {rows} staged values of type {staged.type} do not survive "
                     f"in a column declared {column.type}; declare the column wider, or exclude it at the source"
                 )
 
-    def _check_scope(self, found: Sequence[tuple[str, object, int]]) -> None:
-        for sql, value, strangers in found:
-            if strangers:
+    def _check_scope(
+        self, limits: Sequence[tuple[str, object]], counted: Sequence[int], found: Sequence[object]
+    ) -> None:
+        for (sql, value), rows, stranger in zip(limits, counted, found, strict=True):
+            if rows:
                 raise PermanentError(
-                    f"{self.place}, column {sql}: found {strangers} staged rows with another value than {value!r}, to "
-                    "which scope limits this pipeline; leave such rows out at the source, or correct the scope"
+                    f"{self.place}, column {sql}: found {rows} staged rows outside the scope, such as one of "
+                    f"{_shown(stranger)}, expected {value!r}, to which scope limits this pipeline; leave such rows "
+                    "out at the source, or correct the scope"
                 )
 
     def _check_instants(self, window: Window, missing: int, ends: Sequence[int], between: int) -> None:
@@ -224,3 +230,8 @@ def _no_timestamp(name: str, columns: Sequence[StagedColumn], place: str) -> Per
 
 def _times(condition: str) -> str:
     return f"count(*) FILTER (WHERE {condition})"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -15,4 +15,4 @@ _ALIASES = {"elasticsearch_host": "url", "source_index": "index"}
 @hookimpl
 def pipeline_connectors() -> Iterable[Provider[Settings[Connector]]]:
     """The side `type = "elasticsearch"`."""
-    yield Provider("elasticsearch", ElasticsearchSettings, can={Can.EXTRACT}, aliases=_ALIASES)
+    yield Provider("elasticsearch", ElasticsearchSettings, can={Can.EXTRACT, Can.LOAD}, aliases=_ALIASES)

@@ -44,6 +44,11 @@ class Catalog:
             raise SideError(f"{self._place}: it is not indexed, so no range of it can be counted; index that field")
         return Resolution(millis="date" in kinds, nanos="date_nanos" in kinds)
 
+    def exists(self) -> bool:
+        """Whether there is any such index."""
+        asked = {"ignore_unavailable": True, "filter_path": "*.settings.index.uuid"}
+        return bool(self.client.ask_for(dict[str, Any], "GET", path(self.index, "_settings"), asked))
+
     def mappings(self) -> dict[str, dict[str, Any]]:
         """The mapping of each index, by its name."""
         if ":" in self.index:
@@ -55,16 +60,16 @@ class Catalog:
         return {name: found["mappings"] for name, found in answer.items()}
 
     def _check_open(self) -> None:
-        """A pattern passes over closed indices: they are named here. Those of remote clusters cannot be seen."""
-        local = ",".join(each for each in self.index.split(",") if ":" not in each)
-        if not local:
+        """Only patterns pass over closed indices, so only theirs are asked for; not those of remote clusters."""
+        patterns = ",".join(each for each in self.index.split(",") if ":" not in each)
+        if "*" not in patterns and patterns != "_all":
             return
         wanted = {
             **STRICT,
             "expand_wildcards": "open,closed",
             "filter_path": "*.settings.index.verified_before_close",
         }
-        closed = self.client.ask_for(dict[str, Any], "GET", path(local, "_settings"), wanted)
+        closed = self.client.ask_for(dict[str, Any], "GET", path(patterns, "_settings"), wanted)
         if closed:
             raise SideError(
                 f"{self._place}: {_some(closed)} are closed, so none of their documents would be counted; "

@@ -1,27 +1,46 @@
-"""Documents of an index as the source of a pipeline."""
+"""Documents of an index as the source or target of a pipeline."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
-from typing import TYPE_CHECKING
+from contextlib import closing, contextmanager
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+import pyarrow as pa
 
-from pipeline_core import Batches, ExtractRequest, PipelineError, Problem, Source, Window
+from pipeline_core import (
+    Batches,
+    Claim,
+    ExtractRequest,
+    Load,
+    PermanentError,
+    PipelineError,
+    Problem,
+    Publication,
+    SideError,
+    Source,
+    Target,
+    Window,
+)
+from pipeline_core.ledger import Adoption, Entry, scope_of, scope_text
 from pipeline_elasticsearch.catalog import STRICT, Catalog
 from pipeline_elasticsearch.client import Client, path
 from pipeline_elasticsearch.columns import check_known, columns
-from pipeline_elasticsearch.counting import Counting
+from pipeline_elasticsearch.counting import Counting, Query
+from pipeline_elasticsearch.documents import Documents, properties, staged
 from pipeline_elasticsearch.extraction import Extraction, check_inside
 from pipeline_elasticsearch.pages import DocumentShape, FieldsShape, Shape
+from pipeline_elasticsearch.publication import ElasticsearchPublication, Scratch
+from pipeline_elasticsearch.target_ledger import TargetLedger
 
 if TYPE_CHECKING:
     from pipeline_elasticsearch.settings import ElasticsearchSettings
 
 
-class ElasticsearchConnector(Source):
-    """One index, alias, data stream or pattern; counts and extracts. Opened by `ElasticsearchSettings.open`.
+class ElasticsearchConnector(Source, Target):
+    """One index, alias, data stream or pattern: counts, extracts, loads. Opened by `ElasticsearchSettings.open`.
 
     Remembers nothing between two calls: what the index is, is asked anew each time, because a search answers 0 for a
     field that is not mapped, and passes over an index that was closed.
@@ -31,7 +50,8 @@ class ElasticsearchConnector(Source):
         self._settings = settings
         self._client = client
         self._catalog = Catalog(client, settings.index, settings.timestamp_field)
-        self._counting = Counting(client, settings.index, settings.timestamp_field, settings.query)
+        self._counting = Counting(client, settings.index, settings.timestamp_field, _conditions(settings))
+        self._scratch: dict[tuple[str, Window], Scratch] = {}
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -43,6 +63,7 @@ class ElasticsearchConnector(Source):
             "timestamp_field": settings.timestamp_field,
             "shape": settings.shape,
             "lists": ",".join(sorted(settings.lists)),
+            "scope": settings.scope and scope_text(scope_of(settings.scope)),
             "query": settings.query and msgspec.json.encode(settings.query, order="deterministic").decode(),
         }
         return {name: str(value) for name, value in given.items() if value}
@@ -50,17 +71,29 @@ class ElasticsearchConnector(Source):
     # --- counting -----------------------------------------------------------------------------------------------------
 
     def count(self, window: Window) -> int:
+        if self._to_be_made():
+            return 0
         self._refresh()
-        return self._counting.one(self._counting.within(window, self._catalog.resolution()))
+        return self._counting.one(self._within(window))
 
     def count_many(self, windows: Sequence[Window]) -> Sequence[int]:
+        if self._to_be_made():
+            return [0] * len(windows)
         self._refresh()
         return self._counting.many(windows, self._catalog.resolution())
 
     def excluded(self) -> int:
+        if self._to_be_made():
+            return 0
         self._refresh()
         self._catalog.resolution()
         return self._counting.one(self._counting.without())
+
+    def _within(self, window: Window) -> Query:
+        return self._counting.within(window, self._catalog.resolution())
+
+    def _to_be_made(self) -> bool:
+        return self._settings.create and not self._catalog.exists()
 
     def _refresh(self) -> None:
         if self._settings.refresh:
@@ -70,15 +103,10 @@ class ElasticsearchConnector(Source):
 
     def extract(self, request: ExtractRequest) -> Batches:
         settings = self._settings
-        query = self._counting.within(request.window, self._catalog.resolution())
-        extraction = Extraction(
-            self._client,
-            settings.index,
-            query,
-            self._shape(request.exclude),
-            settings.slices,
-            min(settings.page_rows, request.batch_rows),
-        )
+        query = self._within(request.window)
+        page_rows = min(settings.page_rows, request.batch_rows)
+        shape = self._shape(request.exclude)
+        extraction = Extraction(self._client, settings.index, query, shape, settings.slices, page_rows)
         with closing(extraction.pages()) as pages:
             for rows in pages:
                 check_inside(rows, settings.timestamp_field, request.window, self._client.place)
@@ -94,6 +122,94 @@ class ElasticsearchConnector(Source):
             self._catalog.mappings(), settings.timestamp_field, lists=settings.lists, exclude=exclude, place=place
         )
         return FieldsShape(mapped, place)
+
+    # --- loading ------------------------------------------------------------------------------------------------------
+
+    def upload(self, load: Load) -> None:
+        """Reads the staged rows through, so that none is written where one does not fit; with `create` makes the index.
+
+        Raises PermanentError for a row that cannot become a document, SideError for an index that takes none.
+        """
+        self.discard(load.claim)
+        settings = self._settings
+        if settings.query is not None:
+            raise SideError(f"{self._client.place}: query limits a source only; limit a target by scope")
+        documents: Documents | None = None
+        with closing(staged(load)) as batches:
+            for batch in batches:
+                if documents is None:
+                    self._prepare(load, batch.schema)
+                    documents = self._documents(load)
+                for _ in documents.made(batch):
+                    pass
+        scratch = Scratch(load.claim.fence, load.staged.key, partial(self._documents, load))
+        self._scratch[load.claim.record.pipeline, load.window] = scratch
+
+    def _prepare(self, load: Load, schema: pa.Schema) -> None:
+        if self._to_be_made():
+            place, settings = self._client.place, self._settings
+            names = [load.columns.get(name, name) for name in schema.names]
+            mapped = properties(schema, names, settings.timestamp_field, place)
+            self._client.ask("PUT", path(settings.index), None, {"mappings": {"properties": mapped}})
+        self._catalog.resolution()
+        self._ledger.prepare()
+
+    def _documents(self, load: Load) -> Documents:
+        settings, place = self._settings, self._client.place
+        as_json, known = frozenset[str](), None
+        if settings.shape == "fields":
+            found = columns(
+                self._catalog.mappings(),
+                settings.timestamp_field,
+                lists=settings.lists,
+                exclude=frozenset(),
+                place=place,
+            )
+            known = frozenset(column.name for column in found)
+            as_json = frozenset(column.name for column in found if column.as_json)
+        return Documents(
+            place,
+            settings.timestamp_field,
+            load.columns,
+            known,
+            as_json,
+            settings.key,
+            settings.scope,
+            load.window,
+        )
+
+    @contextmanager
+    def transaction(self) -> Iterator[Publication]:
+        """Not one: it converges (see `pipeline_elasticsearch.publication`)."""
+        publication = ElasticsearchPublication(self._counting, self._within, self._ledger, self._scratch_of)
+        yield publication
+        publication.finish()
+
+    def published(self, load: Load) -> bool:
+        return self._ledger.holds(load.claim)
+
+    def adopt(self, adoption: Adoption) -> Sequence[Entry]:
+        return [] if self._to_be_made() else self._ledger.adopt(adoption)
+
+    def discard(self, claim: Claim) -> None:
+        key = (claim.record.pipeline, claim.window)
+        scratch = self._scratch.get(key)
+        if scratch is not None and scratch.fence <= claim.fence:
+            del self._scratch[key]
+
+    @cached_property
+    def _ledger(self) -> TargetLedger:
+        """Raises SideError unless the target is one index: the ledger knows it by its own name, not by an alias."""
+        names = sorted(self._catalog.mappings())
+        if len(names) != 1:
+            raise SideError(f"{self._client.place}: a target is one index, found {names}; name the one to write to")
+        return TargetLedger(self._client, names[0], scope_of(self._settings.scope), self._client.place)
+
+    def _scratch_of(self, load: Load) -> Scratch:
+        scratch = self._scratch.get((load.claim.record.pipeline, load.window))
+        if scratch is None or scratch.staged_key != load.staged.key:
+            raise PermanentError(f"{self._client.place}: {load.staged.key!r} is not uploaded; upload it first")
+        return scratch
 
     # --- doctor -------------------------------------------------------------------------------------------------------
 
@@ -125,3 +241,9 @@ class ElasticsearchConnector(Source):
 
 
 _INSTANT = Window.from_us(0, 1_000)
+
+
+def _conditions(settings: ElasticsearchSettings) -> list[Mapping[str, Any]]:
+    """What limits the side, beside the window."""
+    given = [] if settings.query is None else [settings.query]
+    return [*given, *({"term": {name: value}} for name, value in settings.scope.items())]

@@ -22,12 +22,12 @@ _CROWDED = 8  # documents that lie in more windows than this on average are coun
 
 @frozen
 class Counting:
-    """The documents of `index` that match `query`, counted by `timestamp_field`."""
+    """The documents of `index` for which every one of `conditions` holds, counted by `timestamp_field`."""
 
     client: Client
     index: str
     timestamp_field: str
-    query: Mapping[str, Any] | None
+    conditions: Sequence[Mapping[str, Any]]
 
     def within(self, window: Window, resolution: Resolution) -> Query:
         """The query that holds the documents of the window, and no others."""
@@ -104,8 +104,7 @@ class Counting:
         }
 
     def _matching(self, condition: Query) -> Query:
-        conditions = [condition] if self.query is None else [condition, dict(self.query)]
-        return {"bool": {"filter": conditions}}
+        return {"bool": {"filter": [condition, *self.conditions]}}
 
 
 def _crowded(windows: Sequence[Window]) -> bool:

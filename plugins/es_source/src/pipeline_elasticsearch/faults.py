@@ -52,10 +52,8 @@ def translated(place: str) -> Iterator[None]:
 
 def refused(place: str, status: int, body: object, retry_after: str | None = None) -> PipelineError:
     """The error that stands for an answer other than success. `body` is its JSON, as bytes or decoded."""
-    error = _error_in(body)
-    causes = list(dict.fromkeys(_causes(error)))
-    types = {kind for kind, _ in causes}
-    text = redact("; ".join(f"{kind}: {reason}" for kind, reason in causes[:_SHOWN_CAUSES])) or "no reason is given"
+    types = {kind for kind, _ in _causes(_error_in(body))}
+    text = reasons(body)
     if "search_context_missing_exception" in types:
         # Positions are valid inside one PIT only: going on in a new one would skip and repeat documents.
         return TransientError(f"{place}: the server lost its point in time; the window is read from its start: {text}")
@@ -67,6 +65,12 @@ def refused(place: str, status: int, body: object, retry_after: str | None = Non
     if status >= 500:
         return TransientError(f"{place}: status {status}: {text}", retry_after=_seconds(retry_after))
     return PermanentError(f"{place}: status {status}: {text}")
+
+
+def reasons(body: object) -> str:
+    """Why the server refused, the innermost causes first."""
+    causes = list(dict.fromkeys(_causes(_error_in(body))))
+    return redact("; ".join(f"{kind}: {reason}" for kind, reason in causes[:_SHOWN_CAUSES])) or "no reason is given"
 
 
 def _error_in(body: object) -> Any:
@@ -89,7 +93,8 @@ def _causes(error: Any) -> Iterator[tuple[str, str]]:
     for cause in error.get("root_cause") or ():
         yield from _causes(cause)
     yield from _causes(error.get("caused_by"))
-    yield str(error.get("type", "error")), str(error.get("reason"))
+    reason, index = str(error.get("reason")), str(error.get("index", ""))
+    yield str(error.get("type", "error")), reason if index in reason else f"{reason} ({index})"
 
 
 def _seconds(retry_after: str | None) -> float | None:

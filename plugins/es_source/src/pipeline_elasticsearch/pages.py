@@ -73,6 +73,7 @@ class _Hit(msgspec.Struct):
     index: str = msgspec.field(name="_index", default="")
     source: msgspec.Raw = msgspec.field(name="_source", default=msgspec.Raw(b"{}"))
     fields: dict[str, list[Any]] = {}
+    version: int = msgspec.field(name="_version", default=0)
     ignored: dict[str, list[Any]] = msgspec.field(name="ignored_field_values", default_factory=dict)
 
 
@@ -284,3 +285,21 @@ class DocumentShape:
     def columns(self) -> Mapping[str, pa.DataType]:
         """Every column that there is, with its type."""
         return {"_id": pa.string(), "_index": pa.string(), self.timestamp_field: INSTANT, "_source": pa.string()}
+
+
+class IdentitiesShape:
+    """What a document is called, and under which version it was written; nothing of what it holds."""
+
+    schema = pa.schema([("_id", pa.string()), ("_version", pa.int64())])
+    asks: Mapping[str, Any] = {"_source": False, "version": True}
+    parameters: Mapping[str, str] = {"filter_path": f"{_READ},hits.hits._version"}
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+
+    def read(self, body: bytes) -> Page:
+        """The page."""
+        answer = _hits(body, self._place)
+        hits = answer.hits.hits
+        columns = [pa.array([hit.id for hit in hits], pa.string()), pa.array([hit.version for hit in hits], pa.int64())]
+        return _page(answer, pa.RecordBatch.from_arrays(columns, schema=self.schema))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @frozen
 class ElasticsearchSettings:
-    """Documents of an Elasticsearch index, alias, data stream or pattern of them, as source.
+    """Documents of an Elasticsearch index, alias, data stream or pattern of them; one index as target.
 
     The cluster is named by `url` (`https://host:9200`) or `cloud_id`; who asks, by `api_key`, by `username` and
     `password`, by `bearer_token` or by a client certificate. `ca_certs`, `client_cert` and `client_key` are PEM files.
@@ -25,6 +25,10 @@ class ElasticsearchSettings:
     `fields` gives a column for each mapped field, `document` the columns `_id`, `_index`, the timestamp and `_source`
     as JSON text. `lists` names the fields that hold several values, and so become lists. With `refresh` the index is
     refreshed before it is counted, so that what was written a moment ago is seen.
+
+    `scope` limits the side to the documents whose fields hold these values: an index that several pipelines share. A
+    target takes the `_id` of a document from the fields that `key` names, else from the whole row; with `create` a
+    missing index is made from the staged rows.
 
     `slices` are the parts of a window that are read at the same time, `page_rows` the documents of one answer.
     `timeout_s` limits, in seconds, what one request may take.
@@ -38,6 +42,9 @@ class ElasticsearchSettings:
     shape: Literal["fields", "document"] = field(default="fields", validator=validators.in_(("fields", "document")))
     lists: frozenset[str] = frozenset()
     refresh: bool = False
+    scope: Mapping[str, str | bool | int | float] = field(factory=dict)
+    key: tuple[str, ...] = ()
+    create: bool = False
     api_key: Secret | None = None
     username: str | None = None
     password: Secret | None = None

@@ -83,7 +83,6 @@ class SqlConnector(Source, Target):
             "technology": url.get_backend_name(),
             "host": self._engine.host,
             "port": url.port,
-            "user": url.username,
             "database": self._engine.database,
             "table": settings.table,
             "timestamp_column": settings.timestamp_column,

@@ -269,13 +269,17 @@ def _read_time(values: Sequence[Any], arrow: pa.DataType) -> pa.Array:
     return pc.binary_join_element_wise("1970-01-01", pa.array(values, pa.string()), " ").cast(_NAIVE).cast(arrow)
 
 
+def _read_instant(values: Sequence[Any], arrow: pa.DataType) -> pa.Array:
+    return _read_text_form(values, _NAIVE).cast(arrow)
+
+
 _READERS: Final[dict[str, Callable[[Sequence[Any], pa.DataType], pa.Array]]] = {
     "bool": _read_bool,
     "decimal": _read_text_form,
     "date": _read_text_form,
     "time": _read_time,
     "naive": _read_text_form,
-    "instant": _read_text_form,
+    "instant": _read_instant,
 }
 
 
@@ -288,8 +292,9 @@ class _Texts(Moments):
         return isinstance(value, str)
 
     def decode(self, values: Sequence[Any]) -> pa.Array:
-        naive = _read_text_form(values, _NAIVE)
-        return naive.cast(INSTANT) if self._zone is None else self._meant(naive, self._zone)
+        if self._zone is None:
+            return _read_instant(values, INSTANT)
+        return self._meant(_read_text_form(values, _NAIVE), self._zone)
 
 
 # --- to MariaDB -------------------------------------------------------------------------------------------------------

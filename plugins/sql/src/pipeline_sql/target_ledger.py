@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline_core import Claim, SideError
-from pipeline_core.ledger import Adoption, Entry, LedgerChange, Scope, adopt, scope_text
+from pipeline_core.ledger import Adoption, Entry, LedgerChange, Scope, adopt, apart, scope_text
 from pipeline_sql.ddl import create
 from pipeline_sql.prepared import Prepared
 from pipeline_sql.schema import exact_text
@@ -57,6 +57,7 @@ class TargetLedger:
             .where(self._mine(self._head), self._head.c.scope == _WHOLE)
             .values(publications=self._head.c.publications + 1)
         )
+        self._scopes = Prepared(sa.select(self._head.c.scope).where(self._mine(self._head)))
         self._overlapping = Prepared(self._select_overlapping())
         self._insert = Prepared(sa.insert(self._entries))
         self._delete = Prepared(
@@ -68,28 +69,21 @@ class TargetLedger:
         )
 
     def _select_overlapping(self) -> sa.Select[Any]:
-        ledger, head = self._entries, self._head
-        earlier = ledger.alias("earlier")
+        ledger = self._entries
         start: sa.BindParameter[int] = sa.bindparam("start")
         end: sa.BindParameter[int] = sa.bindparam("end")
+        of_scope = sa.and_(self._mine(ledger), ledger.c.scope == sa.bindparam("of_scope"))
         # Entries of a scope do not overlap, so only its last one that starts before the window can reach into it.
-        before = (
-            sa.select(sa.func.max(earlier.c.start_us))
-            .where(self._mine(earlier), earlier.c.scope == head.c.scope, earlier.c.start_us <= start)
-            .correlate(head)
-        )
+        before = sa.select(sa.func.max(ledger.c.start_us)).where(of_scope, ledger.c.start_us <= start)
         return (
             sa.select(ledger.c.pipeline, ledger.c.start_us, ledger.c.end_us, ledger.c.fence, ledger.c.scope)
-            .select_from(head)
-            .join(ledger, sa.and_(ledger.c.target_table == head.c.target_table, ledger.c.scope == head.c.scope))
             .where(
-                self._mine(head),
-                self._mine(ledger),
+                of_scope,
                 ledger.c.start_us >= sa.func.coalesce(before.scalar_subquery(), start),
                 ledger.c.start_us < end,
                 ledger.c.end_us > start,
             )
-            .order_by(ledger.c.start_us, ledger.c.scope)
+            .order_by(ledger.c.start_us)
         )
 
     @property
@@ -132,10 +126,13 @@ class TargetLedger:
             )
 
     def overlapping(self, connection: sa.Connection, claim: Claim) -> list[Entry]:
-        """The entries that overlap the claim's window."""
-        window = claim.window
-        rows = self._overlapping.rows(connection, {"start": window.start_us, "end": window.end_us})
-        return [_entry(row) for row in rows]
+        """The entries that overlap the claim's window, of every scope that overlaps this side's."""
+        scopes = [row["scope"] for row in self._scopes.rows(connection, {})]
+        shared = [scope for scope in scopes if not apart(json.loads(scope), self.scope)]
+        span = {"start": claim.window.start_us, "end": claim.window.end_us}
+        # One by one: asked for all at once, a database may read the table's whole ledger.
+        found = [self._overlapping.rows(connection, {**span, "of_scope": scope}) for scope in shared]
+        return [_entry(row) for rows in found for row in rows]
 
     def adopt(self, connection: sa.Connection, adoption: Adoption, now_us: int) -> list[Entry]:
         """Hands entries over, under the lock of a publication; those handed over."""

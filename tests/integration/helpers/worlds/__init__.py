@@ -2,10 +2,16 @@
 
 from worlds.base import World
 from worlds.child import Child, harry
+from worlds.duckdb import DuckDbWorld
 from worlds.mariadb import MariaDbWorld
 from worlds.postgresql import PostgresWorld
 from worlds.sqlite import SqliteWorld
 
-WORLDS: dict[str, type[World]] = {"sqlite": SqliteWorld, "postgresql": PostgresWorld, "mariadb": MariaDbWorld}
+WORLDS: dict[str, type[World]] = {
+    "sqlite": SqliteWorld,
+    "postgresql": PostgresWorld,
+    "mariadb": MariaDbWorld,
+    "duckdb": DuckDbWorld,
+}
 
-__all__ = ["WORLDS", "Child", "MariaDbWorld", "PostgresWorld", "SqliteWorld", "World", "harry"]
+__all__ = ["WORLDS", "Child", "DuckDbWorld", "MariaDbWorld", "PostgresWorld", "SqliteWorld", "World", "harry"]

@@ -21,18 +21,21 @@ class World(ABC):
     """Six windows of New York's 2013-03-10, up to noon; a row every seven minutes, and one exactly on each boundary.
 
     `server` names the fixture of the server that it needs. `one_writer`: who writes to the target locks it for all
-    others, and only the end of its process frees it. `processes`: how many may work at the same time.
+    others, and only the end of its process frees it. `processes`: how many may work at the same time. `untold`: steps
+    that it does not go through.
     """
 
     server: ClassVar[str | None] = None
     one_writer: ClassVar[bool] = False
     processes: ClassVar[int] = 8
+    untold: ClassVar[frozenset[str]] = frozenset()
     columns: ClassVar[str] = "id integer primary key, ts timestamp not null, value real, note text"
     placeholder: ClassVar[str] = "?"
     now: ClassVar[str | None] = NOW
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._children: list[Child] = []
         self.fill()
 
     # --- what differs ------------------------------------------------------------------------------------------------
@@ -143,7 +146,14 @@ class World(ABC):
 
     def start(self, **changes: Any) -> Child:
         """A whole run in a process of its own; the modules beside this package can be named as plugins."""
-        return Child(self.config(**changes), self.now)
+        child = Child(self.config(**changes), self.now)
+        self._children.append(child)
+        return child
+
+    def close(self) -> None:
+        """Ends the processes that a failed test has left."""
+        for child in self._children:
+            child.abandon()
 
     # --- the proof ---------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ _PRELOADED = [
     "pipeline_sql.postgresql_types",
     "pipeline_sql.mariadb_types",
     "pipeline_objects.stage",
+    "pipeline_duckdb.connector",
     "psycopg",
     "pymysql",
     "cattrs",
@@ -69,14 +70,20 @@ class Child:
         """Waits for it: its exit code, negative for a signal, and all that it printed."""
         self._process.join(patience_s)
         code = self._process.exitcode
-        if code is None:
-            self._process.kill()
-            self._process.join()
-        said = self._log.read_text()
-        self._log.unlink()
-        self._process.close()
+        said = self.abandon()
         assert code is not None, f"the process did not end:\n{said}"
         return code, said
+
+    def abandon(self) -> str:
+        """Kills it if it still runs; what it printed, the first time."""
+        if not self._log.exists():
+            return ""
+        self._process.kill()
+        self._process.join()
+        self._process.close()
+        said = self._log.read_text()
+        self._log.unlink()
+        return said
 
 
 def harry(start: Callable[[], Child], *, workers: int, kills: int, done: Callable[[], int], windows: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from worlds.base import World
 
@@ -18,10 +18,22 @@ class PostgresWorld(World):
     server = "postgres_server"
     placeholder = "%s"
 
+    _emptied: ClassVar[list[str]] = []  # of the one server of these tests; making a database takes longer than emptying
+
     def __init__(self, folder: Path, server: Any) -> None:
         self._server = server
-        self._databases = {name: server.new_database() for name in ("source", "target", "records")}
+        self._databases = {name: self._empty_database() for name in ("source", "target", "records")}
         super().__init__(folder)
+
+    def _empty_database(self) -> str:
+        return self._emptied.pop() if self._emptied else str(self._server.new_database())
+
+    def close(self) -> None:
+        super().close()
+        for name, database in self._databases.items():
+            self.query(name, f"select pg_terminate_backend(pid) {_OTHERS}")
+            self.query(name, "drop schema public cascade; create schema public")
+            self._emptied.append(database)
 
     def url(self, name: str) -> str:
         return str(self._server.url(self._databases[name]))
@@ -40,7 +52,7 @@ class PostgresWorld(World):
         return {name for (name,) in self.query("target", listed)}
 
     def forget(self) -> None:
-        self._databases["records"] = self._server.new_database()
+        self._databases["records"] = self._empty_database()
 
     def quiet(self) -> None:
         for _ in range(600):

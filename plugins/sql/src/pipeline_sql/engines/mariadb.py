@@ -18,6 +18,7 @@ from sqlalchemy import event, exc
 
 from pipeline_core import ConfigError, PermanentError, PipelineError, SideError, TransientError, Window
 from pipeline_core.secrets import redact
+from pipeline_sql.engines.codes import Codes
 from pipeline_sql.engines.default import Engine
 from pipeline_sql.tables import Column, Range, Rows, Table, named, named_column
 
@@ -37,43 +38,45 @@ _LOCKED = "whether this session holds a named lock"
 _SQL_MODE = "STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION"
 
 # What codes of the server and the driver mean to the core (https://mariadb.com/kb/en/mariadb-error-code-reference/).
-_HEALS = {
-    1205: "see what keeps its transaction open, or raise timeout_s",
-    1213: "another transaction was in the way",
-    1020: "another transaction was in the way",
-    1969: "make an index on the timestamp column, or raise timeout_s",
-    1317: "someone ended the query",
-}
-_HEALS_FOR_ALL = {
-    1021: "free some space on its disk",
-    1040: "the server has no more to give: wait, or raise its limits",
-    1041: "the server has no more to give: wait, or raise its limits",
-    1053: "the server is stopping",
-    1114: "free some space on its disk",
-    1203: "the server has no more to give: wait, or raise its limits",
-    1226: "the server has no more to give: wait, or raise its limits",
-    1927: "the server ended the connection",
-    2002: "check the server and the way to it",
-    2003: "check the server and the way to it",
-    2006: "check the server and the way to it",
-    2013: "check the server and the way to it",
-}
-_NEEDS_A_PERSON = {
-    1044: "grant this user the right",
-    1045: "check user and password",
-    1046: "name a database in the url",
-    1049: "create the database, or correct its name",
-    1054: "create it, or correct its name",
-    1148: "set local_infile = ON at the server, which the upload needs",
-    1142: "grant this user the right",
-    1143: "grant this user the right",
-    1146: "create it, or correct its name",
-    1227: "grant this user the right",
-    1290: "connect to a server that may be written to",
-    1698: "check user and password",
-    4166: "set local_infile = ON at the server, which the upload needs",
-    1836: "connect to a server that may be written to",
-}
+_CODES = Codes(
+    heals={
+        "1205": "see what keeps its transaction open, or raise timeout_s",
+        "1213": "another transaction was in the way",
+        "1020": "another transaction was in the way",
+        "1969": "make an index on the timestamp column, or raise timeout_s",
+        "1317": "someone ended the query",
+    },
+    heals_for_all={
+        "1021": "free some space on its disk",
+        "1040": "the server has no more to give: wait, or raise its limits",
+        "1041": "the server has no more to give: wait, or raise its limits",
+        "1053": "the server is stopping",
+        "1114": "free some space on its disk",
+        "1203": "the server has no more to give: wait, or raise its limits",
+        "1226": "the server has no more to give: wait, or raise its limits",
+        "1927": "the server ended the connection",
+        "2002": "check the server and the way to it",
+        "2003": "check the server and the way to it",
+        "2006": "check the server and the way to it",
+        "2013": "check the server and the way to it",
+    },
+    needs_a_person={
+        "1044": "grant this user the right",
+        "1045": "check user and password",
+        "1046": "name a database in the url",
+        "1049": "create the database, or correct its name",
+        "1054": "create it, or correct its name",
+        "1148": "set local_infile = ON at the server, which the upload needs",
+        "1142": "grant this user the right",
+        "1143": "grant this user the right",
+        "1146": "create it, or correct its name",
+        "1227": "grant this user the right",
+        "1290": "connect to a server that may be written to",
+        "1698": "check user and password",
+        "4166": "set local_infile = ON at the server, which the upload needs",
+        "1836": "connect to a server that may be written to",
+    },
+)
 
 _SLOW_READER_S = 3600  # so long the server waits for an extraction whose rows nobody takes
 _LOADED_ROWS = 50_000  # written to a file at a time
@@ -210,7 +213,7 @@ class MariaDbEngine(Engine):
         if got != 1:
             raise TransientError(
                 f"{self.place}: the lock {name!r} of another process was not free after {self.timeout_s:g} s; "
-                f"{_HEALS[1205]}"
+                f"{_CODES.heals['1205']}"
             )
         connection.info[_LOCKED] = True
 
@@ -220,18 +223,15 @@ class MariaDbEngine(Engine):
 
     def translate(self, error: Exception) -> PipelineError:
         cause: Any = getattr(error, "orig", None) or error
-        if not isinstance(cause, self.sa.dialect.loaded_dbapi.Error):
+        if not isinstance(cause, self.sa.dialect.loaded_dbapi.Error) or not cause.args:
             return super().translate(error)
-        code, text = cause.args[0] if cause.args else None, redact(_without_values(str(cause.args[-1])))
-        if code in _HEALS:
-            return TransientError(f"{self.place}: {text}; {_HEALS[code]}")
-        if code in _HEALS_FOR_ALL:
-            return TransientError(f"{self.place}: {text}; {_HEALS_FOR_ALL[code]}", side_down=True)
-        if code in _NEEDS_A_PERSON:
-            return SideError(f"{self.place}: {text}; {_NEEDS_A_PERSON[code]}")
+        said = f"{self.place}: {redact(_without_values(str(cause.args[-1])))}"
+        known = _CODES.error(str(cause.args[0]), said)
+        if known is not None:
+            return known
         if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
             return TransientError(f"{self.place}: the connection was lost", side_down=True)
-        return PermanentError(f"{self.place}: {text}")
+        return PermanentError(said)
 
     # --- the connector's half -----------------------------------------------------------------------------------------
 
@@ -275,14 +275,17 @@ class MariaDbEngine(Engine):
         return name.lower()
 
     def table(self, connection: sa.Connection, schema: str | None, name: str) -> Table | None:
-        found = connection.execute(sa.text(_TABLE), {"schema": schema, "name": name}).one_or_none()
-        if found is None:
+        row = connection.execute(sa.text(_TABLE), {"schema": schema, "name": name}).one_or_none()
+        if row is None:
             return None
-        schema, name, is_view = found
+        schema, name, is_view = row
         of_table = {"schema": schema, "name": name}
         checks = frozenset(connection.execute(sa.text(_CHECKS), of_table).scalars())
-        columns = connection.execute(sa.text(_COLUMNS), of_table).mappings()
-        return Table(schema, name, tuple(self.types.column(**each, checks=checks) for each in columns), bool(is_view))
+        found = connection.execute(sa.text(_COLUMNS), of_table).mappings()
+        columns = tuple(self.types.column(**each, checks=checks) for each in found)
+        if not columns:
+            raise SideError(f"{self.place}: table {name!r} shows this user no column; grant this user the right")
+        return Table(schema, name, columns, bool(is_view))
 
     def check_transactional(self, connection: sa.Connection, tables: Iterable[tuple[str | None, str]]) -> None:
         safe = set(connection.exec_driver_sql(_TRANSACTIONAL).scalars())

@@ -13,6 +13,7 @@ from sqlalchemy import event, exc
 
 from pipeline_core import ConfigError, PermanentError, PipelineError, SideError, TransientError, Window
 from pipeline_core.secrets import redact
+from pipeline_sql.engines.codes import Codes
 from pipeline_sql.engines.default import Engine
 from pipeline_sql.postgresql_claims import TAKE_FENCES, claiming
 from pipeline_sql.prepared import Direct, Row
@@ -35,36 +36,38 @@ _SCHEMA_LOCK = "pipeline_core schema"
 _PLAN_LOCK = "pipeline_core plan of "
 
 # What codes of the server mean to the core, by how they begin (https://www.postgresql.org/docs/current/errcodes-appendix.html).
-_HEALS = {
-    "40": "another transaction was in the way",
-    "55P03": "see what keeps its transaction open, or raise timeout_s",
-    "57014": "make an index on the timestamp column, or raise timeout_s",
-    "25P03": "the transaction stood still for too long",
-}
-_HEALS_FOR_ALL = {
-    "08": "check the server and the way to it",
-    "53100": "free some space on its disk",
-    "53": "the server has no more to give: wait, or raise its limits",
-    "57P": "the server ended the connection, or is starting",
-    "58": "check the server's disk and log",
-}
-_NEEDS_A_PERSON = {
-    "28": "check user and password",
-    "3D000": "create the database, or correct its name",
-    "3F000": "create the schema, or correct its name",
-    "42501": "grant this user the right",
-    "42P01": "create it, or correct its name",
-    "42703": "create it, or correct its name",
-    "25006": "connect to a server that may be written to",
-}
+_CODES = Codes(
+    heals={
+        "40": "another transaction was in the way",
+        "55P03": "see what keeps its transaction open, or raise timeout_s",
+        "57014": "make an index on the timestamp column, or raise timeout_s",
+        "25P03": "the transaction stood still for too long",
+    },
+    heals_for_all={
+        "08": "check the server and the way to it",
+        "53100": "free some space on its disk",
+        "53": "the server has no more to give: wait, or raise its limits",
+        "57P": "the server ended the connection, or is starting",
+        "58": "check the server's disk and log",
+    },
+    needs_a_person={
+        "28": "check user and password",
+        "3D000": "create the database, or correct its name",
+        "3F000": "create the schema, or correct its name",
+        "42501": "grant this user the right",
+        "42P01": "create it, or correct its name",
+        "42703": "create it, or correct its name",
+        "25006": "connect to a server that may be written to",
+    },
+)
 # A refused connection carries no code, only the server's words.
 _REFUSED = {
-    "password authentication failed": _NEEDS_A_PERSON["28"],
-    "no password supplied": _NEEDS_A_PERSON["28"],
-    "authentication failed": _NEEDS_A_PERSON["28"],
+    "password authentication failed": _CODES.needs_a_person["28"],
+    "no password supplied": _CODES.needs_a_person["28"],
+    "authentication failed": _CODES.needs_a_person["28"],
     "no pg_hba.conf entry": "let the server's pg_hba.conf admit this user from here",
-    "permission denied": _NEEDS_A_PERSON["42501"],
-    "is not permitted to log in": _NEEDS_A_PERSON["42501"],
+    "permission denied": _CODES.needs_a_person["42501"],
+    "is not permitted to log in": _CODES.needs_a_person["42501"],
     "invalid connection option": "correct the url",
 }
 
@@ -184,16 +187,8 @@ class PostgresEngine(Engine):
         text = redact(str(cause.diag.message_primary or type(cause).__name__))
         if code.startswith("22"):
             text = text.partition(': "')[0]
-        for begin, advice in _HEALS.items():
-            if code.startswith(begin):
-                return TransientError(f"{self.place}: {text}; {advice}")
-        for begin, advice in _HEALS_FOR_ALL.items():
-            if code.startswith(begin):
-                return TransientError(f"{self.place}: {text}; {advice}", side_down=True)
-        for begin, advice in _NEEDS_A_PERSON.items():
-            if code.startswith(begin):
-                return SideError(f"{self.place}: {text}; {advice}")
-        return PermanentError(f"{self.place}: {text}")
+        said = f"{self.place}: {text}"
+        return _CODES.error(code, said) or PermanentError(said)
 
     # --- the connector's half -----------------------------------------------------------------------------------------
 
@@ -359,7 +354,7 @@ class PostgresEngine(Engine):
                 return SideError(f"{self.place}: {text}; {advice}")
         if "does not exist" in text and "FATAL" in text:
             return SideError(f"{self.place}: {text}; create it, or correct the url")
-        return TransientError(f"{self.place}: {text}; {_HEALS_FOR_ALL['08']}", side_down=True)
+        return TransientError(f"{self.place}: {text}; {_CODES.heals_for_all['08']}", side_down=True)
 
 
 def _moment(value: datetime) -> sa.TIMESTAMP:

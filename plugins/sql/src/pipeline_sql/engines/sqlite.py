@@ -22,6 +22,7 @@ from sqlalchemy import event, exc
 from pipeline_core import ConfigError, PermanentError, PipelineError, TransientError
 from pipeline_core.errors import SideError
 from pipeline_core.secrets import redact
+from pipeline_sql.engines.codes import Codes
 from pipeline_sql.engines.default import Engine
 from pipeline_sql.tables import Column, Range, Rows, Table, named, named_column
 
@@ -30,21 +31,23 @@ if TYPE_CHECKING:
     from pipeline_sql.types import Types
 
 # What SQLite's own result codes mean to the core, by the first part of their name, and what a person should do.
-_HEALS = {
-    "SQLITE_BUSY": "another process holds the write lock; see what keeps its transaction open",
-    "SQLITE_LOCKED": "another connection holds the lock; see what keeps its transaction open",
-}
-_HEALS_FOR_ALL = {
-    "SQLITE_FULL": "free some space on its disk",
-    "SQLITE_IOERR": "check the disk, or the network drive, that holds it",
-}
-_NEEDS_A_PERSON = {
-    "SQLITE_CANTOPEN": "check that its folder exists and that this user may read and write there",
-    "SQLITE_READONLY": "give this user the right to write the file and its folder",
-    "SQLITE_PERM": "give this user the right to read and write the file",
-    "SQLITE_NOTADB": "the file is no SQLite database: check the path, or move the file away",
-    "SQLITE_CORRUPT": "the file is damaged: restore a copy, or move it away",
-}
+_CODES = Codes(
+    heals={
+        "SQLITE_BUSY": "another process holds the write lock; see what keeps its transaction open",
+        "SQLITE_LOCKED": "another connection holds the lock; see what keeps its transaction open",
+    },
+    heals_for_all={
+        "SQLITE_FULL": "free some space on its disk",
+        "SQLITE_IOERR": "check the disk, or the network drive, that holds it",
+    },
+    needs_a_person={
+        "SQLITE_CANTOPEN": "check that its folder exists and that this user may read and write there",
+        "SQLITE_READONLY": "give this user the right to write the file and its folder",
+        "SQLITE_PERM": "give this user the right to read and write the file",
+        "SQLITE_NOTADB": "the file is no SQLite database: check the path, or move the file away",
+        "SQLITE_CORRUPT": "the file is damaged: restore a copy, or move it away",
+    },
+)
 _ABSENT = ("no such table", "no such column")
 
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
@@ -142,15 +145,10 @@ class SqliteEngine(Engine):
         cause = getattr(error, "orig", None) or error
         code = getattr(cause, "sqlite_errorname", "")
         text = redact(str(cause))
-        for name, advice in _HEALS.items():
-            if code.startswith(name):
-                return TransientError(f"{self.place}: {text}, after waiting {self.timeout_s:g} s; {advice}")
-        for name, advice in _HEALS_FOR_ALL.items():
-            if code.startswith(name):
-                return TransientError(f"{self.place}: {text}; {advice}", side_down=True)
-        for name, advice in _NEEDS_A_PERSON.items():
-            if code.startswith(name):
-                return SideError(f"{self.place}: {text}; {advice}")
+        waited = f", after waiting {self.timeout_s:g} s" if code.startswith(tuple(_CODES.heals)) else ""
+        known = _CODES.error(code, f"{self.place}: {text}{waited}")
+        if known is not None:
+            return known
         if text.startswith(_ABSENT):
             return SideError(f"{self.place}: {text}; create it, or correct its name")
         return super().translate(error)

@@ -1,0 +1,47 @@
+"""Writing many documents at once, each under its fence: the server refuses to let a lower one overwrite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline_core import ClaimLostError, PermanentError
+from pipeline_elasticsearch.client import Client, path
+from pipeline_elasticsearch.faults import reasons, refused
+
+Operation = tuple[dict[str, Any], object]
+_READ = "errors,items.*.status,items.*.error,items.*._id"
+
+
+def operation(verb: str, id_: str, fence: int) -> dict[str, Any]:
+    """The first line of an operation: `index` or `delete`, of that document, unless a higher fence wrote it."""
+    return {verb: {"_id": id_, "version": fence, "version_type": "external_gte"}}
+
+
+def write(client: Client, index: str, operations: Sequence[Operation], *, refresh: bool = False) -> None:
+    """Sends operations, each with its document (None for a deletion).
+
+    Raises ClaimLostError where a higher fence has written a document, TransientError where the server has too much to
+    do, and PermanentError for a document that it refuses. Some may have been written then: writing again is harmless.
+    """
+    lines = [line for operation in operations for line in operation if line is not None]
+    answer = client.ask_for(
+        dict[str, Any], "POST", path(index, "_bulk"), {"filter_path": _READ, "refresh": refresh}, lines
+    )
+    if not answer["errors"]:
+        return
+    for item in answer["items"]:
+        (verb,) = item
+        result = item[verb]
+        if result["status"] == 409:
+            raise ClaimLostError(
+                f"{client.place}: document {result['_id']!r} was written under a later fence; another worker has taken "
+                "over"
+            )
+        if result["status"] == 400:
+            raise PermanentError(
+                f"{client.place}: document {result['_id']!r} is refused: {reasons(result)}; correct the row or the "
+                "mapping of its field, or exclude the column"
+            )
+        if "error" in result:
+            raise refused(f"{client.place}, document {result['_id']!r}", result["status"], result)

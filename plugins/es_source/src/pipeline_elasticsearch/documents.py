@@ -1,0 +1,181 @@
+"""From staged rows to documents: the JSON of each, and the `_id` that it has however often it is written."""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64encode
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+from attrs import field, frozen
+
+from pipeline_core import Load, PermanentError, Window
+from pipeline_core.ledger import Given
+from pipeline_elasticsearch.columns import INSTANT
+
+Document = tuple[str, msgspec.Raw]
+_LONGEST_ID = 512  # bytes, the server's own limit
+_KEPT_RAW = ("_id", "_source")  # what the `document` shape gave is written back as it was
+
+
+def staged(load: Load) -> Generator[pa.RecordBatch, None, None]:
+    """The staged rows, whichever library they come from; at least one batch, if only for the schema."""
+    with closing(load.read()) as batches:
+        for each in batches:
+            reader = pa.RecordBatchReader.from_stream(each)
+            batch = None
+            for batch in reader:
+                yield batch
+            if batch is None:
+                yield pa.RecordBatch.from_pylist([], schema=reader.schema)
+
+
+@frozen
+class Documents:
+    """How staged columns become documents. `as_json`: fields that take JSON text as what it says.
+
+    The `_id` is made of the fields in `key`; without one, of the whole row, and of how many equal ones came before it.
+    """
+
+    place: str
+    timestamp_field: str
+    renames: Mapping[str, str]
+    known: frozenset[str] | None
+    as_json: frozenset[str]
+    key: Sequence[str]
+    scope: Given
+    window: Window
+    _seen: Counter[bytes] = field(factory=Counter, init=False)
+
+    def made(self, batch: pa.RecordBatch) -> Iterator[Document]:
+        """The documents of a batch. Raises PermanentError for a row that cannot become one, or should not."""
+        names = self.names(batch.schema)
+        self._check(batch, names)
+        order = sorted(range(len(names)), key=names.__getitem__)
+        columns = [self._values(names[at], batch.column(at)) for at in order]
+        ordered = [names[at] for at in order]
+        whole = self.known is None
+        for row in zip(*columns, strict=True):
+            document = dict(zip(ordered, row, strict=True))
+            if whole:
+                yield str(document["_id"]), msgspec.Raw(document["_source"].encode())
+            else:
+                source = msgspec.json.encode(document)
+                yield self._key(document) if self.key else self._content(source), msgspec.Raw(source)
+
+    def names(self, schema: pa.Schema) -> list[str]:
+        """The field of each staged column. Raises PermanentError where one has no place."""
+        unknown = sorted(set(self.renames) - set(schema.names))
+        if unknown:
+            raise PermanentError(f"{self.place}: [columns] renames {unknown}, which no staged column is called")
+        names = [self.renames.get(name, name) for name in schema.names]
+        twice = sorted(name for name, count in Counter(names).items() if count > 1)
+        if twice:
+            raise PermanentError(f"{self.place}: several staged columns become {twice}; rename or exclude one")
+        needed = {self.timestamp_field, *self.scope, *(_KEPT_RAW if self.known is None else self.key)}
+        missing = sorted(needed - set(names))
+        if missing:
+            raise PermanentError(f"{self.place}: no staged column becomes {missing}; rename one under [columns]")
+        strange = [] if self.known is None else sorted(set(names) - self.known)
+        if strange:
+            raise PermanentError(
+                f"{self.place}: it maps no field for the staged {strange}; map them, rename them under [columns], or "
+                "exclude them at the source"
+            )
+        return names
+
+    def _check(self, batch: pa.RecordBatch, names: Sequence[str]) -> None:
+        instants = batch.column(names.index(self.timestamp_field))
+        where = f"{self.place}, field {self.timestamp_field!r}"
+        if not pa.types.is_timestamp(instants.type) or instants.type.tz is None:
+            raise PermanentError(f"{where}: found the staged {instants.type}, expected a timestamp with a zone")
+        raw = _truncated(instants).cast(INSTANT).cast(pa.int64())
+        outside = [us for us in (pc.min(raw).as_py(), pc.max(raw).as_py()) if us is not None and not self._holds(us)]
+        if instants.null_count or outside:
+            found = f"{outside[0]} us since 1970" if outside else "none at all"
+            raise PermanentError(f"{where}: found {found} in a staged row, expected an instant of window {self.window}")
+        for name, value in self.scope.items():
+            strangers = [each for each in set(batch.column(names.index(name)).to_pylist()) if each != value]
+            if strangers:
+                raise PermanentError(
+                    f"{self.place}, field {name!r}: found the staged value {strangers[0]!r}, expected {value!r}, to "
+                    "which scope limits this pipeline; leave such rows out at the source, or correct the scope"
+                )
+
+    def _holds(self, us: int) -> bool:
+        return self.window.start_us <= us < self.window.end_us
+
+    def _values(self, name: str, array: pa.Array) -> list[Any]:
+        """Python values that msgspec writes as the index reads them."""
+        if pa.types.is_timestamp(array.type):
+            return list(_truncated(array).to_pylist())
+        values: list[Any] = array.to_pylist()
+        # JSON has neither NaN nor infinity, and the encoder would write null.
+        if pa.types.is_floating(array.type) and pc.all(pc.is_finite(array)).as_py() is False:
+            raise PermanentError(f"{self.place}, field {name!r}: found NaN or infinity, which no document can hold")
+        if name in self.as_json:
+            return [None if value is None else self._parsed(name, value) for value in values]
+        return values
+
+    def _parsed(self, name: str, text: str) -> Any:
+        try:
+            return msgspec.json.decode(text)
+        except (msgspec.DecodeError, TypeError):
+            raise PermanentError(
+                f"{self.place}, field {name!r}: found a staged value that is no JSON text, expected what its mapping "
+                "takes as JSON; correct it, or exclude the column"
+            ) from None
+
+    def _key(self, document: Mapping[str, Any]) -> str:
+        values = [document[name] for name in self.key]
+        if None in values:
+            raise PermanentError(f"{self.place}: a staged row has no {self.key[values.index(None)]!r}, which key names")
+        text = msgspec.json.encode(values).decode()
+        if len(text.encode()) > _LONGEST_ID:
+            raise PermanentError(f"{self.place}: a key is longer than the {_LONGEST_ID} bytes that an _id may have")
+        return text
+
+    def _content(self, source: bytes) -> str:
+        digest = blake2b(source, digest_size=16).digest()
+        self._seen[digest] += 1
+        return f"{urlsafe_b64encode(digest).decode().rstrip('=')}-{self._seen[digest]}"
+
+
+def _truncated(array: pa.Array) -> pa.Array:
+    """Instants cut to microseconds, never rounded."""
+    if array.type.unit != "ns":
+        return array
+    return pc.floor_temporal(array, unit="microsecond").cast(pa.timestamp("us", array.type.tz))
+
+
+def properties(schema: pa.Schema, names: Sequence[str], timestamp_field: str, place: str) -> dict[str, Any]:
+    """The mapping of a new index for staged columns. The timestamp is kept to the nanosecond, so to the microsecond."""
+    made = {name: {"type": _mapped(kind, name, place)} for name, kind in zip(names, schema.types, strict=True)}
+    return {**made, timestamp_field: {"type": "date_nanos"}}
+
+
+def _mapped(kind: pa.DataType, name: str, place: str) -> str:
+    types = pa.types
+    if types.is_list(kind) or types.is_large_list(kind):
+        return _mapped(kind.value_type, name, place)
+    for holds, mapped in (
+        (types.is_timestamp, "date"),
+        (types.is_date, "date"),
+        (types.is_boolean, "boolean"),
+        (types.is_int8, "byte"),
+        (types.is_int16, "short"),
+        (lambda t: types.is_int32(t) or types.is_uint8(t) or types.is_uint16(t), "integer"),
+        (types.is_uint64, "unsigned_long"),
+        (types.is_integer, "long"),
+        (lambda t: types.is_floating(t) or types.is_decimal(t), "double"),
+        (lambda t: types.is_binary(t) or types.is_large_binary(t), "binary"),
+        (lambda t: types.is_string(t) or types.is_large_string(t) or types.is_null(t) or types.is_time(t), "keyword"),
+    ):
+        if holds(kind):
+            return mapped
+    raise PermanentError(f"{place}: no field type holds the staged {kind} of {name!r}; exclude it, or map it yourself")

@@ -1,0 +1,243 @@
+"""Loading into genuine servers: it converges, whatever ends it, and a lower fence overwrites nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipeline_core import (
+    Claim,
+    ClaimLostError,
+    ExtractRequest,
+    Load,
+    PermanentError,
+    Record,
+    SideError,
+    Staged,
+    TransientError,
+    Window,
+)
+from pipeline_elasticsearch.publication import ElasticsearchPublication
+
+AT = 1_362_873_600_000_000  # 2013-03-10T00:00:00Z
+DAY = Window.from_us(AT, AT + 24 * 3_600_000_000)
+MAPPING = {"at": {"type": "date_nanos"}, "n": {"type": "long"}, "text": {"type": "keyword"}}
+
+
+def rows(*numbers: int, **more: pa.Array) -> pa.Table:
+    stamps = pa.array([AT + n for n in range(len(numbers))], pa.timestamp("us", "UTC"))
+    return pa.table({"at": stamps, "n": pa.array(numbers, pa.int64()), **more})
+
+
+def load(table: pa.Table, fence: int = 10, read: Callable[[], Any] | None = None, **columns: str) -> Load:
+    staged = Staged(f"flights/{fence}", "flights", DAY, fence, len(table), (), "", {})
+    claim = Claim("claim", Record("flights", DAY), fence)
+    return Load(claim, staged, read or (lambda: (batch for batch in table.to_batches())), columns)
+
+
+def publish(side: Any, given: Load) -> int:
+    side.upload(given)
+    with side.transaction() as verbs:
+        verbs.guard(given)
+        verbs.delete(DAY)
+        verbs.insert(given)
+        return int(verbs.count(DAY))
+
+
+def held(side: Any) -> list[Any]:
+    with closing(side.extract(ExtractRequest(DAY))) as batches:
+        return sorted(n for batch in batches for n in batch.column("n").to_pylist())
+
+
+def test_equal_rows_are_as_many_documents(cluster: Any) -> None:
+    """As often as they were staged, however often they are written."""
+    table = pa.concat_tables([rows(1), rows(1), rows(1)])
+    with cluster.side(cluster.index(MAPPING)) as side:
+        assert publish(side, load(table)) == 3
+        assert publish(side, load(table, 11)) == 3
+        assert publish(side, load(rows(1), 12)) == 1
+
+
+def test_a_key_names_the_documents(cluster: Any) -> None:
+    """By its fields' values; a row without one is refused, and one key twice is one document, which the count shows."""
+    index = cluster.index(MAPPING)
+    with cluster.side(index, key=("n", "text")) as side:
+        texts = pa.array(["a", "b"])
+        assert publish(side, load(rows(1, 1, text=texts))) == 2
+        ids = {hit["_id"] for hit in cluster.client.search(index=index)["hits"]["hits"]}
+        assert ids == {'[1,"a"]', '[1,"b"]'}
+        assert publish(side, load(rows(2, 2, text=pa.array(["a", "a"])), 11)) == 1
+        with pytest.raises(PermanentError, match="has no 'text'"):
+            side.upload(load(rows(1, text=pa.array([None], pa.string())), 12))
+        with pytest.raises(PermanentError, match="bytes that an _id"):
+            side.upload(load(rows(1, text=pa.array(["x" * 600])), 12))
+
+
+def test_a_publication_that_broke_off_is_finished_by_the_next(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In between readers see old and new documents, and the ledger says that nothing was published."""
+    with cluster.side(cluster.index(MAPPING)) as side:
+        publish(side, load(rows(1, 2)))
+        second = load(rows(3), 11)
+        with monkeypatch.context() as patch:
+            patch.setattr(ElasticsearchPublication, "_remove_others", _crash)
+            with pytest.raises(RuntimeError):
+                publish(side, second)
+        assert held(side) == [1, 2, 3]
+        assert not side.published(second)
+        assert publish(side, load(rows(3), 12)) == 1
+        assert held(side) == [3]
+
+
+def _crash(*arguments: object) -> None:
+    raise RuntimeError
+
+
+def test_a_worker_that_lost_its_window_overwrites_nothing(cluster: Any) -> None:
+    """Guarded in time, late with its documents: the same ones are refused, and others give it away at the end."""
+    index = cluster.index(MAPPING)
+    for late_rows in (rows(1, 2), rows(7)):
+        with cluster.side(index) as side, cluster.side(index) as late:
+            stale = load(late_rows, 20)
+            late.upload(stale)
+            newer = load(rows(1, 2), 21)
+
+            def overtaken(late: Any = late, side: Any = side, stale: Load = stale, newer: Load = newer) -> None:
+                with late.transaction() as verbs:
+                    verbs.guard(stale)
+                    publish(side, newer)
+                    verbs.insert(stale)
+
+            with pytest.raises(ClaimLostError):
+                overtaken()
+            assert side.published(newer)
+            assert not late.published(stale)
+            cluster.client.indices.refresh(index=index)
+            assert set(held(side)) >= {1, 2}
+            # What the late worker added of its own shows in the count, and goes with the next publication.
+            assert publish(side, load(rows(1, 2), 22)) == 2
+            assert held(side) == [1, 2]
+        cluster.client.indices.delete(index=index)
+        index = cluster.index(MAPPING)
+
+
+def test_a_missing_index_is_made(cluster: Any) -> None:
+    """With a field of each kind; until then it holds nothing, and without `create` it is an error."""
+    index = f"{cluster.index(MAPPING)}-made"
+    table = rows(
+        1,
+        short=pa.array([1], pa.int16()),
+        ratio=pa.array([0.5]),
+        flag=pa.array([True]),
+        text=pa.array(["x"]),
+        tags=pa.array([["a", "b"]]),
+        day=pa.array([15_775], pa.date32()),
+        nothing=pa.nulls(1),
+        raw=pa.array([b"\x00\xff"]),
+    )
+    with cluster.side(index) as side, pytest.raises(SideError, match="no such index"):
+        side.upload(load(table))
+    with cluster.side(index, create=True, lists=frozenset({"tags"})) as side:
+        assert (side.count(DAY), list(side.count_many([DAY])), side.excluded()) == (0, [0], 0)
+        assert publish(side, load(table)) == 1
+        with closing(side.extract(ExtractRequest(DAY))) as batches:
+            (row,) = pa.concat_tables(pa.table(batch) for batch in batches).to_pylist()
+    assert str(row.pop("day")) == "2013-03-11 00:00:00+00:00"
+    assert {**row, "at": str(row["at"])} == {
+        "at": "2013-03-10 00:00:00+00:00",
+        "n": 1,
+        "short": 1,
+        "ratio": 0.5,
+        "flag": True,
+        "text": "x",
+        "tags": ["a", "b"],
+        "nothing": None,
+        "raw": "AP8=",
+    }
+
+
+def test_json_text_becomes_what_it_says(cluster: Any) -> None:
+    """Where the field takes objects; text that is no JSON is refused before anything is written."""
+    mapping = {**MAPPING, "geo": {"type": "geo_point"}}
+    with cluster.side(cluster.index(mapping)) as side:
+        assert publish(side, load(rows(1, geo=pa.array(['{"lat":1.5,"lon":2}'])))) == 1
+        with closing(side.extract(ExtractRequest(DAY))) as batches:
+            assert [v for batch in batches for v in batch.column("geo").to_pylist()] == ['{"lat":1.5,"lon":2}']
+        with pytest.raises(PermanentError, match="no JSON text"):
+            side.upload(load(rows(1, geo=pa.array(["{"])), 11))
+
+
+@pytest.mark.parametrize(
+    ("table", "text"),
+    [
+        (rows(1, other=pa.array([1])), "maps no field for the staged \\['other'\\]"),
+        (rows(1).drop_columns("at"), "no staged column becomes \\['at'\\]"),
+        (rows(1).set_column(0, "at", pa.array(["2013"])), "expected a timestamp with a zone"),
+        (
+            rows(1).set_column(0, "at", pa.array([DAY.end_us], pa.timestamp("us", "UTC"))),
+            "expected an instant of window",
+        ),
+        (rows(1).set_column(0, "at", pa.nulls(1, pa.timestamp("us", "UTC"))), "none at all"),
+        (rows(1, ratio=pa.array([float("nan")])), "NaN or infinity"),
+    ],
+)
+def test_rows_that_do_not_fit(cluster: Any, table: pa.Table, text: str) -> None:
+    """Are refused by the upload, before anything is written."""
+    with cluster.side(cluster.index({**MAPPING, "ratio": {"type": "double"}})) as side:
+        with pytest.raises(PermanentError, match=text):
+            side.upload(load(table))
+        assert side.count(DAY) == 0
+
+
+def test_a_document_that_the_index_refuses(cluster: Any) -> None:
+    """A value that its field cannot hold: the error names the document and the cause."""
+    index = cluster.index({**MAPPING, "text": {"type": "ip"}})
+    said = r"document '.*' is refused: .*is not an IP string literal"
+    with cluster.side(index) as side, pytest.raises(PermanentError, match=said) as caught:
+        publish(side, load(rows(1, text=pa.array(["no address"]))))
+    assert not isinstance(caught.value, SideError)
+
+
+def test_a_target_is_one_index(cluster: Any) -> None:
+    """Not two behind an alias, and not a part of one by a query."""
+    one, other = cluster.index(MAPPING), cluster.index(MAPPING)
+    alias = f"two-{one}"
+    cluster.client.indices.put_alias(index=f"{one},{other}", name=alias)
+    with cluster.side(alias) as side, pytest.raises(SideError, match="a target is one index"):
+        publish(side, load(rows(1)))
+    with cluster.side(one, query={"term": {"n": 1}}) as side, pytest.raises(SideError, match="limit a target by scope"):
+        publish(side, load(rows(1)))
+    cluster.client.indices.put_alias(index=one, name=f"one-{one}")
+    with cluster.side(f"one-{one}") as side, cluster.side(one) as same:
+        assert publish(side, load(rows(1))) == 1
+        with pytest.raises(ClaimLostError):
+            publish(same, load(rows(1), 9))
+
+
+def test_a_server_killed_while_it_is_loaded(cluster: Any) -> None:
+    """The fault can heal, and the same load, tried again, leaves the new documents and no others."""
+    index = cluster.index(MAPPING)
+    table = rows(*range(5_000))
+    reads: list[int] = []
+
+    def read() -> Iterator[Any]:
+        reads.append(len(reads))
+        for number, batch in enumerate(table.to_batches(1_000)):
+            if reads == [0, 1] and number == 3:  # of the insertion, once some documents are there
+                cluster.server.kill()
+            yield batch
+
+    given = load(table, 11, read)
+    with cluster.side(index) as side:
+        publish(side, load(rows(-1, -2)))
+        with pytest.raises(TransientError) as caught:
+            publish(side, given)
+        assert caught.value.side_down
+        cluster.server.start()
+        assert not side.published(given)
+        assert publish(side, given) == 5_000
+        assert side.published(given)
+        assert held(side) == list(range(5_000))
