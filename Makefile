@@ -46,8 +46,11 @@ types: setup ## strict types, core and plugins
 docs: setup ## the documentation: links lead somewhere, commands run, what it names exists
 	$(PYTEST) tests/docs
 
-bench: setup $(BENCH)/.ready ## the benchmarks: windows beside Dagster and pandas, the store, the year of flights
+bench: setup $(BENCH)/.ready ## the benchmarks, beside Dagster, pgqueuer, procrastinate, dlt and each engine's bare best
 	$(BENCH)/bin/python bench/windows.py
+	$(BENCH)/bin/python bench/claims.py
+	$(BENCH)/bin/python bench/counts.py
+	$(BENCH)/bin/python bench/load.py
 	$(BIN)/python bench/imports.py
 	$(BIN)/python bench/store.py
 	$(BIN)/python bench/year.py
@@ -57,7 +60,7 @@ $(BENCH)/.ready: requirements/bench.txt
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python -m pip install --quiet --require-hashes -r requirements/bench.txt
 	$(BENCH)/bin/python -m pip install --quiet --require-hashes --no-deps -r requirements/data.txt
-	$(BENCH)/bin/python -m pip install --quiet --no-deps -e . -e plugins/es_source -e plugins/objects
+	$(BENCH)/bin/python -m pip install --quiet --no-deps $(addprefix -e ,. plugins/sql plugins/objects plugins/duckdb plugins/es_source)
 	@touch $@
 
 promises: setup ## breaks each promise in a copy of the code, and looks whether its test fails
