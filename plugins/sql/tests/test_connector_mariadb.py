@@ -591,6 +591,23 @@ def test_rights_that_are_missing(database: Database, load: MakeLoad) -> None:
         side.upload(load(DAY, rows([1])))
 
 
+def test_a_target_that_is_there_needs_no_right_to_make_tables(
+    database: Database, load: MakeLoad, publish: Publish
+) -> None:
+    """Only temporary ones, which the upload makes."""
+    given_load = load(DAY, rows([1]), fence=1)
+    with database.side("t", create=True) as target:
+        target.upload(given_load)
+        assert publish(target, given_load) == 1
+    database.run(f"GRANT SELECT, INSERT, UPDATE, DELETE, CREATE TEMPORARY TABLES ON {database.name}.* TO guest@'%'")
+    with database.side("t", url=database.server.url(database.name, "guest:hunter2")) as target:
+        again = load(DAY, rows([1, 2]), fence=2)
+        target.upload(again)
+        assert publish(target, again) == 2
+        target.discard(again.claim)
+        assert target.count(DAY) == 2
+
+
 def test_nothing_stays_behind(database: Database, load: MakeLoad) -> None:
     """Leaving the side ends its sessions, and scratch with them."""
     others = "SELECT count(*) FROM information_schema.processlist WHERE db = database() AND id <> connection_id()"

@@ -17,7 +17,7 @@ from typing import Any, Self
 from attrs import frozen
 
 from pipeline_core.contracts import Context, RecordStore, Settings
-from pipeline_core.errors import ClaimLostError
+from pipeline_core.errors import ClaimLostError, TransientError
 
 WORKERS = 3
 _PATIENCE_S = 120
@@ -81,11 +81,16 @@ def _raise_the_cause(futures: Sequence[Future[Any]]) -> None:
         raise error
 
 
-def _done(store: RecordStore, act: Act) -> Any:
+def _done(store: RecordStore, act: Act, tries: int = 5) -> Any:
+    """What the act came to. What can heal, such as a deadlock, has changed nothing, and is tried again."""
     try:
         return getattr(store, act.verb)(*act.given)
     except ClaimLostError:
         return Lost
+    except TransientError:
+        if tries == 1:
+            raise
+        return _done(store, act, tries - 1)
 
 
 # --- in the process of a worker ---------------------------------------------------------------------------------------
