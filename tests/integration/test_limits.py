@@ -80,14 +80,14 @@ class Asleep:
 
 
 @contextmanager
-def staged_elsewhere(pipeline: Pipeline) -> Iterator[str]:
+def staged_elsewhere(pipeline: Pipeline, wait_s: float = HOUR_S) -> Iterator[str]:
     """The oldest window staged by a worker that failed later, and in backoff for an hour; yields the key."""
     pipeline.plan(now=NOW)
     order = runner.Order(now_us=pipeline.instant_us(NOW))
     with pipeline.parts() as parts:
         (claim,) = parts.store.claim(runner.claim_request(pipeline.config, parts.store, order))
         staged = transfer.extract(parts, claim, 0)
-        parts.store.settle(claim, Verdict(Status.PENDING, "failed", wait_s=HOUR_S))
+        parts.store.settle(claim, Verdict(Status.PENDING, "failed", wait_s=wait_s))
         yield staged.key
 
 
@@ -133,6 +133,15 @@ def test_a_worker_waits_for_room(world) -> None:
             report = pipeline.run(now=NOW, start="2013-03-10T03:00", end="2013-03-10T04:00")
     assert told == [key]
     assert (report.windows, report.undone) == ({"loaded": 1}, "")
+
+
+def test_a_windows_own_files_do_not_keep_it_out(world) -> None:
+    """They no longer fit the source, and go when it is done."""
+    with world.pipeline() as plain, staged_elsewhere(plain, wait_s=0) as key, plain.parts() as parts:
+        size = sum(file.bytes for staged in parts.stage.find(key) for file in staged.files)
+    world.query("source", "delete from events where id in (1, 2, 3)")
+    with world.pipeline(**limited(world, stage_max_bytes=size)) as pipeline:
+        assert pipeline.run(now=NOW, limit=1).windows == {"loaded": 1}
 
 
 def test_a_window_larger_than_the_stage_is_named(world) -> None:

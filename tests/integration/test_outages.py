@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from types import ModuleType
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from attrs import frozen
 
-from pipeline_core import Event, Pipeline, TransientError
+from pipeline_core import Can, Connector, Context, Event, Pipeline, Provider, TransientError, hookimpl
+from pipeline_core.testing import MemorySettings, MemoryTable
 from worlds import WORLDS, World
+from worlds.base import BEGIN
 
 NOW = "2013-03-10T12:00"
 WINDOWS = 22
@@ -25,7 +33,7 @@ with_a_server = pytest.mark.parametrize("any_world", [n for n, kind in WORLDS.it
 class Outage:
     """An observer that stops the server once `stop_at` was told so often, and starts it after so many failed tries."""
 
-    def __init__(self, served: World, stop_at: str, nth: int = 3, tries: int = 8) -> None:
+    def __init__(self, served: World, stop_at: str, nth: int = 3, tries: int = 12) -> None:
         self.served, self.stop_at, self.nth, self.tries = served, stop_at, nth, tries
         self.stopped = False
         self.lock = threading.Lock()
@@ -144,6 +152,73 @@ def test_an_outage_beyond_patience_leaves_the_rest_pending(world: World, any_wor
     assert {record.attempts for record in records} == {0}
     again, records = run(world, Outage(any_world, "never"), target=any_world.config()["target"])
     assert_nothing_happened(again, records)
+
+
+@with_a_server
+def test_a_limit_counts_what_was_done(world: World, any_world: World) -> None:
+    """A window that went back to pending takes none of the turns."""
+    outage = Outage(any_world, "extracting", nth=1)
+    changes = SETTINGS | {"target": any_world.config()["target"]}
+    with world.pipeline(**changes) as pipeline, Pipeline(pipeline.config, observers=[outage]) as watched:
+        try:
+            assert watched.run(limit=9, now=NOW).windows == {"loaded": 9}
+        finally:
+            if outage.stopped:
+                outage.start()
+
+
+class Throttled:
+    """An observer of a source in memory: it refuses once a window is claimed, may ask for rest, then answers."""
+
+    def __init__(self, retry_after: float | None) -> None:
+        self.table = MemoryTable("events", "ts")
+        self.table.put(pa.table({"id": [1], "ts": pa.array([BEGIN], pa.timestamp("us", "UTC"))}))
+        self.refusal = TransientError("too many requests", retry_after=retry_after, side_down=True)
+        self.told: list[Event] = []
+
+    @contextmanager
+    def open(self, context: Context) -> Iterator[Connector]:
+        with MemorySettings(self.table).open(context) as connector:
+            yield connector
+
+    def notify(self, event: Event) -> None:
+        self.told.append(event)
+        if event.step == "claimed" and "away" not in [each.step for each in self.told]:
+            self.table.fault = self.refusal
+            time.sleep(0.3)  # long enough for the other worker to find nothing to do
+        if event.step == "away":
+            self.table.fault = None
+
+
+@pytest.mark.parametrize("retry_after", [1.0, None])
+def test_nobody_asks_before_the_wait_is_over(world: World, retry_after: float | None) -> None:
+    """Neither who met the fault nor the worker that had nothing to do; then the window is done, none is to blame."""
+    throttled = Throttled(retry_after)
+
+    @frozen
+    class Settings:
+        """The throttled source."""
+
+        def open(self, context: Context) -> AbstractContextManager[Connector]:
+            return throttled.open(context)
+
+    module = ModuleType("throttled")
+    module.pipeline_connectors = hookimpl(  # type: ignore[attr-defined]
+        lambda: iter([Provider("throttled", Settings, can={Can.EXTRACT})]), specname="pipeline_connectors"
+    )
+    config = world.config(source={"type": "throttled"}, retry={"retries": 0, "wait_s": 1.0})
+    with (
+        Pipeline.from_mapping(config, plugins=[module]) as plain,
+        Pipeline(plain.config, observers=[throttled]) as pipeline,
+    ):
+        report = pipeline.run(workers=2, start="2013-03-10T00:00", end="2013-03-10T02:00", now=NOW)
+        (record, *_) = pipeline.store.records("events")
+    assert (report.exit_code, report.rows, report.windows) == (0, 1, {"loaded": 1})
+    assert record.attempts == 0
+    (away,) = [event for event in throttled.told if event.step == "away"]
+    after = throttled.told[throttled.told.index(away) + 1]
+    assert away.fields["wait_s"] >= 1.0
+    assert after.at_us - away.at_us >= 1_000_000
 
 
 @with_a_server
