@@ -30,6 +30,22 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert missing == []
 
 
+def test_every_page_is_in_the_index() -> None:
+    """docs/README.md links to each page below docs/ once."""
+    index = ROOT / "docs/README.md"
+    pages = sorted(str(page.relative_to(index.parent)) for page in index.parent.glob("*/*.md"))
+    linked = re.findall(r"\]\(([^)#\s]+)", index.read_text())
+    assert sorted(link for link in linked if not link.startswith("../")) == pages
+
+
+def test_decisions_are_numbered_as_their_files() -> None:
+    """One after the other, with no number twice, and each heading says its own."""
+    files = sorted((ROOT / "docs/decisions").glob("*.md"))
+    assert [int(file.name[:4]) for file in files] == list(range(1, len(files) + 1))
+    for number, file in enumerate(files, 1):
+        assert file.read_text().startswith(f"# {number}. "), file.name
+
+
 def test_the_tests_that_hold_the_promises_exist() -> None:
     """Each test file and function that promises.md names is there, and every promise names one."""
     rows = re.findall(r"^\| (\d+) \| .* \| (.*) \|$", (ROOT / "docs/explanation/promises.md").read_text(), re.MULTILINE)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline_core import PermanentError
+from pipeline_duckdb.connector import DuckDbConnector
 from pipeline_sql.connector import SqlConnector
 
 NOW = "2013-03-10T12:00"
@@ -18,17 +19,18 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often the sides are asked to count one window, and many."""
     counted: Counter[str] = Counter()
 
-    def listen(name: str) -> None:
-        plain = getattr(SqlConnector, name)
+    def listen(kind: type, name: str) -> None:
+        plain = getattr(kind, name)
 
-        def listening(connector: SqlConnector, given: Any) -> Any:
+        def listening(connector: object, given: Any) -> Any:
             counted[name] += 1
             return plain(connector, given)
 
-        monkeypatch.setattr(SqlConnector, name, listening)
+        monkeypatch.setattr(kind, name, listening)
 
-    listen("count")
-    listen("count_many")
+    for kind in (SqlConnector, DuckDbConnector):
+        listen(kind, "count")
+        listen(kind, "count_many")
     return counted
 
 
