@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -145,4 +146,23 @@ def test_a_backup_restored_under_a_worker_harms_nothing(planned: World, step: st
     assert sum(others[0]["windows"].values()) == 6
     assert (report.rows, report.exit_code) == (0, 0)
     assert world.run()["windows"] == {}
+    world.assert_whole()
+
+
+def test_a_backup_restored_under_a_fleet_harms_nothing(any_world: World) -> None:
+    """Processes that go on over a store put back under them end well, and what they leave is whole."""
+    world = any_world
+    changes = {"granularity": "30min"}
+    with world.pipeline(**changes) as pipeline:
+        pipeline.plan(now=NOW)
+    backup = Backup.take(world)
+    fleet = [world.start(**changes) for _ in range(min(3, world.processes))]
+    while world.done() < 5:
+        time.sleep(0.02)
+    backup.restore()
+    for code, said in [child.end() for child in fleet]:
+        assert code == 0, said
+    assert world.run(**changes)["exit_code"] == 0
+    assert world.done() == 22
+    assert world.run(**changes)["windows"] == {}
     world.assert_whole()
