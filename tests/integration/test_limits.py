@@ -50,7 +50,9 @@ def test_rows_per_second_paces_the_extraction(world, monkeypatch: pytest.MonkeyP
     world.assert_whole()
 
 
-def test_a_request_to_stop_ends_the_pause(world, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_to_stop_ends_the_pause(
+    world, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """A worker that waits for the next second's rows brings its window back."""
 
     class Impatient:
@@ -60,6 +62,8 @@ def test_a_request_to_stop_ends_the_pause(world, monkeypatch: pytest.MonkeyPatch
 
     main = threading.main_thread().ident
     assert main is not None
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins with it ignored
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, handler))
     run = world.config()["run"] | {"rows_per_second": 1}
     monkeypatch.setattr(transfer, "time", Asleep())
     with world.pipeline(run=run) as plain, Pipeline(plain.config, observers=[Impatient()]) as pipeline:

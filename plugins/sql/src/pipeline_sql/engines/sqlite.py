@@ -90,6 +90,12 @@ class SqliteEngine(Engine):
         with self.translated(), self._writer.begin() as connection:
             yield connection
 
+    @contextmanager
+    def migrating(self) -> Iterator[sa.Connection]:
+        # One at a time in the whole file: what is there already was not made a moment ago.
+        with self.writing() as connection:
+            yield connection
+
     def _lock(self, driver: sqlite3.Connection, statement: str = "BEGIN IMMEDIATE") -> None:
         """Runs a statement that takes the write lock, waiting for it up to the timeout.
 
