@@ -13,6 +13,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,8 @@ def harry(start: Callable[[], Child], *, workers: int, kills: int, done: Callabl
         while done() < point:
             time.sleep(random.uniform(0, 0.05))
         victim = crew.pop(random.randrange(workers))
-        victim.send(signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it may have ended; how, is looked at next
+            victim.send(signal.SIGKILL)
         code, said = victim.end()
         assert code in (-signal.SIGKILL, 0), said
         killed += code != 0
