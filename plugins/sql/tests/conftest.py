@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -83,14 +84,20 @@ def side() -> Callable[..., AbstractContextManager[SqlConnector]]:
 
 
 class Database:
-    """One database of a server, with a plain connection beside the sides under test.
+    """One database of a server, with a plain connection beside what is tested.
 
     `declared`: the types of its timestamp columns. `standstill_s`: the shortest time after which it can cut a
-    publication off.
+    publication off. `sleep`: the statement that waits so many seconds. `own_session`: what asks a session for its
+    number. `sessions`: what counts the others of the database. `at_once`: the signal that ends the server with all it
+    does.
     """
 
     declared: ClassVar[dict[str, str]]
     standstill_s: ClassVar[float]
+    sleep: ClassVar[str]
+    own_session: ClassVar[str]
+    sessions: ClassVar[str]
+    at_once: ClassVar[signal.Signals]
     schema: str
     connection: Any
 
@@ -116,12 +123,29 @@ class Database:
         context = Context("flights", more.pop("lease_s", None))
         return SqlSettings(url, table=table, timestamp_column=timestamp_column, **more).open(context)
 
+    def wait(self, seconds: float) -> None:
+        """Lets the server's time pass."""
+        self.run(self.sleep.format(seconds))
+
+    def other_sessions(self, wanted: int) -> int:
+        """How many other sessions the database has: a while is given them to become as few as wanted."""
+        for _ in range(200):
+            ((count,),) = self.run(self.sessions)
+            if count <= wanted:
+                break
+            self.wait(0.01)
+        return int(count)
+
 
 class PostgresDatabase(Database):
     """On PostgreSQL."""
 
     declared: ClassVar = {"instant": "timestamptz", "local": "timestamp", "number": "bigint"}
     standstill_s = 0.1
+    sleep = "SELECT pg_sleep({})"
+    own_session = "SELECT pg_backend_pid()"
+    sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    at_once = signal.SIGQUIT
     schema = "public"
 
     def __init__(self, server: Any) -> None:
@@ -141,9 +165,21 @@ class PostgresDatabase(Database):
         )
         return self.run(waiting) == [(1,)]
 
-    def wait(self, seconds: float) -> None:
-        """Lets the server's time pass."""
-        self.run(f"SELECT pg_sleep({seconds})")
+    def end(self, session: int) -> None:
+        """Ends another session."""
+        self.run(f"SELECT pg_terminate_backend({session})")
+
+    def let_guest(self, rights: str) -> None:
+        """Lets the guest use the tables that are there."""
+        self.run(f"GRANT {rights} ON ALL TABLES IN SCHEMA public TO guest")
+        self.run("GRANT USAGE, UPDATE ON ALL SEQUENCES IN SCHEMA public TO guest")
+
+    @contextmanager
+    def in_another_zone(self) -> Iterator[None]:
+        """Sessions that begin meanwhile start in another time zone."""
+        self.run(f"ALTER DATABASE {self.name} SET timezone = 'Asia/Tokyo'")
+        yield
+        self.run(f"ALTER DATABASE {self.name} RESET timezone")
 
 
 class MariaDbDatabase(Database):
@@ -151,6 +187,10 @@ class MariaDbDatabase(Database):
 
     declared: ClassVar = {"instant": "timestamp(6) null", "local": "datetime(6)", "number": "bigint"}
     standstill_s = 1
+    sleep = "DO SLEEP({})"
+    own_session = "SELECT CONNECTION_ID()"
+    sessions = "SELECT count(*) FROM information_schema.processlist WHERE db = database() AND id <> connection_id()"
+    at_once = signal.SIGKILL
 
     def __init__(self, server: Any) -> None:
         super().__init__(server)
@@ -167,9 +207,22 @@ class MariaDbDatabase(Database):
         self.wait(0.15)  # the server answers what it answered before, if it is asked again within a tenth of a second
         return self.run("SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'") == [(1,)]
 
-    def wait(self, seconds: float) -> None:
-        """Lets the server's time pass."""
-        self.run(f"DO SLEEP({seconds})")
+    def end(self, session: int) -> None:
+        """Ends another session."""
+        self.run(f"KILL {session}")
+
+    def let_guest(self, rights: str) -> None:
+        """Lets the guest use all tables of the database."""
+        self.run(f"GRANT {rights} ON {self.name}.* TO guest@'%'")
+
+    @contextmanager
+    def in_another_zone(self) -> Iterator[None]:
+        """Sessions that begin meanwhile start in another time zone."""
+        self.run("SET GLOBAL time_zone = '+09:00'")
+        try:
+            yield
+        finally:
+            self.run("SET GLOBAL time_zone = SYSTEM")
 
 
 @pytest.fixture(scope="session")
