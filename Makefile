@@ -3,7 +3,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(she
 VENV   := .venv
 BIN    := $(VENV)/bin
 BENCH  := .venv-bench
-PLUGINS := sql objects es_source duckdb
+PLUGINS := sql objects es_source duckdb snowflake_target
 DISTRIBUTIONS := . $(addprefix plugins/,$(PLUGINS))
 STAMP  := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
@@ -71,7 +71,7 @@ wheels: setup ## every distribution, built into dist/
 	for d in $(DISTRIBUTIONS); do $(BIN)/python -m build --quiet --wheel --no-isolation --outdir dist $$d || exit 1; done
 
 requirements: setup ## pin the environments again
-	cd requirements && $(COMPILE) -o dev.txt dev.in && $(COMPILE) -o bench.txt bench.in && $(COMPILE) --no-deps -o data.txt data.in
+	cd requirements && $(COMPILE) -o dev.txt dev.in && $(COMPILE) -o bench.txt bench.in && $(COMPILE) -o snowflake.txt snowflake.in && $(COMPILE) --no-deps -o data.txt data.in
 
 clean: ## what was built and cached; records and staged files are left
 	rm -rf $(VENV) .venv-* dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
