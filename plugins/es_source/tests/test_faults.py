@@ -188,6 +188,16 @@ def test_too_much_to_write_heals(answering: Any) -> None:
     assert caught.value.side_down
 
 
+def test_what_the_server_warns_of_is_no_warning_here(answering: Any, recwarn: pytest.WarningsRecorder) -> None:
+    """How its next version will differ is no concern of who runs a pipeline."""
+    from pipeline_elasticsearch.client import Client
+
+    url = answering(200, b"{}", {**GENUINE, "warning": '299 Elasticsearch-8.19.0 "this will be gone"'})
+    with closing(Client(ElasticsearchSettings("flights", Secret(url)))) as client:
+        assert client.ask("GET", "/") == b"{}"
+    assert not list(recwarn)
+
+
 def test_an_error_in_an_answer_of_many() -> None:
     """An item without a type that is known is permanent, and shows what there is."""
     from pipeline_elasticsearch.faults import refused

@@ -16,6 +16,8 @@ from pipeline_elasticsearch.timestamps import Resolution
 
 Query = dict[str, Any]
 WHOLE = {"allow_partial_search_results": False}
+#: What is read of an answer to many windows; the rest would be most of it.
+_READ = "timed_out,_shards,_clusters,hits.total,aggregations.*.buckets.*.doc_count"
 _CHUNK = 1_000  # windows of one request: an answer has at most 65,536 buckets, and is a Python object meanwhile
 _CROWDED = 8  # documents that lie in more windows than this on average are counted faster window by window
 
@@ -67,7 +69,7 @@ class Counting:
             "date_range": {"field": self.timestamp_field, "format": "epoch_millis", "keyed": True, "ranges": ranges}
         }
         body = {**self._counted(self.within(whole, resolution)), "aggs": {"windows": aggregation}}
-        asked = {**STRICT, **WHOLE}
+        asked = {**STRICT, **WHOLE, "filter_path": _READ}
         answer = self.client.ask_for(dict[str, Any], "POST", path(self.index, "_search"), asked, body)
         self._total(answer)
         buckets = answer["aggregations"]["windows"]["buckets"]
