@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 COMPILE := ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: help setup demo test test-long test-pythons lint types docs bench promises wheels requirements clean
+.PHONY: help setup demo test test-snowflake test-long test-pythons lint types docs bench promises wheels requirements clean
 
 help: ## what there is to type
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -29,6 +29,9 @@ demo: setup ## the main job on real flights: run, run again, damage, check, heal
 
 test: setup ## the tests; servers that this machine cannot have are skipped with a reason
 	$(PYTEST) -n 2 --dist loadgroup
+
+test-snowflake: setup ## the Snowflake plugin against a real account, which SNOWFLAKE_ACCOUNT, _USER, _PASSWORD … name
+	PIPELINE_SNOWFLAKE=1 $(PYTEST) $(addprefix plugins/snowflake_target/tests/test_connector,_conformance.py .py)
 
 test-long: setup ## the longer profile: every zone, every transition, many more kills
 	PIPELINE_LONG=1 $(PYTEST) -n 2 --dist loadgroup

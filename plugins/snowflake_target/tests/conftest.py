@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import snowflake.connector
@@ -29,7 +30,9 @@ class Account:
 
     def __init__(self, options: Mapping[str, Any], server: Any = None) -> None:
         self.options = dict(options)
-        self.server = server
+        self._server = server
+        self._unique = uuid4().hex[:8].upper()
+        self._names: list[str] = []
 
     def connect(self, **more: Any) -> Any:
         """A connection of the official connector; each statement is committed at once."""
@@ -69,7 +72,24 @@ class Account:
 
     def name(self) -> str:
         """A name that no table has."""
-        return f"T{os.getpid()}_{next(NUMBERS)}"
+        self._names.append(f"T{self._unique}_{next(NUMBERS)}")
+        return self._names[-1]
+
+    def clear(self) -> None:
+        """Drops the tables of those names, and their ledgers."""
+        for name in self._names:
+            tables = (name, f"L{name}", f"L{name}_HEAD")
+            self.run(*(f"DROP TABLE IF EXISTS {table}" for table in tables))
+
+    def sent(self, since: int = 0) -> list[dict[str, Any]]:
+        """The statements that the stand-in was sent; a test that asks for them is skipped elsewhere."""
+        if self._server is None:
+            pytest.skip("only the stand-in keeps the statements that it was sent")
+        return list(self._server.sent(since))
+
+    def sessions(self) -> list[str]:
+        """The sessions that are open, as far as that can be seen."""
+        return [] if self._server is None else list(self._server.sessions())
 
 
 @pytest.fixture(scope="session")
@@ -97,9 +117,27 @@ def server(servers: ModuleType) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def account(server: Any) -> Account:
-    """The account that the stand-in plays."""
-    return Account(server.options(), server)
+def account(request: pytest.FixtureRequest) -> Iterator[Account]:
+    """The account that the stand-in plays; with PIPELINE_SNOWFLAKE=1 the one that the environment names."""
+    if os.environ.get("PIPELINE_SNOWFLAKE") == "1":
+        real = Account(named_in_the_environment())
+        yield real
+        real.clear()
+    else:
+        server = request.getfixturevalue("server")
+        yield Account(server.options(), server)
+
+
+def named_in_the_environment() -> dict[str, Any]:
+    """How to connect to a real account: `make test-snowflake` asks for it."""
+    needed = ("account", "user", "password", "database", "schema")
+    missing = [f"SNOWFLAKE_{name.upper()}" for name in needed if f"SNOWFLAKE_{name.upper()}" not in os.environ]
+    if missing:
+        pytest.fail(f"PIPELINE_SNOWFLAKE=1 asks for a real account: set {', '.join(missing)}")
+    optional = ("warehouse", "role", "host", "port", "protocol")
+    found = {name: os.environ.get(f"SNOWFLAKE_{name.upper()}") for name in (*needed, *optional)}
+    given: dict[str, Any] = {name: value for name, value in found.items() if value is not None}
+    return given | ({"port": int(given["port"])} if "port" in given else {})
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
+from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
@@ -142,10 +143,10 @@ def test_many_windows_are_one_statement(account: Any) -> None:
     odd = [Window.from_us(START + n * HOUR + n * n, START + (n + 1) * HOUR) for n in range(-100, 101)]
     with account.side(table) as side:
         for windows, statements in ((year, 1), (odd, 3)):
-            before = len(account.server.sent())
+            before = len(account.sent())
             counts = side.count_many(windows)
             assert counts == [window.start_us <= START < window.end_us for window in windows]
-            counted = [each for each in account.server.sent(before) if "COUNT(" in each["sql"]]
+            counted = [each for each in account.sent(before) if "COUNT(" in each["sql"]]
             assert len(counted) == statements
 
 
@@ -161,10 +162,11 @@ def test_names_are_meant_as_snowflake_means_them(account: Any, load: MakeLoad, p
         side.upload(one)
         assert publish(side, one) == 1
         assert extracted(side).drop_columns(["AT"]).to_pylist() == [{"lower": 1, "UPPER": 2}]
-    before = len(account.server.sent())
-    with account.side(f'"{name.lower()}"', create=True) as side:
-        side.ddl(rows(START), {})
-    assert f'DESCRIBE TABLE "DB"."PUBLIC"."{name.lower()}"' in [each["sql"] for each in account.server.sent(before)]
+    before = len(account.sent())
+    # The stand-in does not tell the two apart, so what it was asked has to do.
+    with account.side(f'"{name.lower()}"') as side, pytest.raises(SideError):
+        side.count(NOON)
+    assert f'DESCRIBE TABLE "DB"."PUBLIC"."{name.lower()}"' in [each["sql"] for each in account.sent(before)]
 
 
 HOSTILE = ['x" y', "semi;colon -- '", "per%cent ?", ":1 $1 {}", "漢字"]
@@ -178,7 +180,7 @@ def test_hostile_names_and_values_stay_what_they_are(account: Any, load: MakeLoa
     columns = dict.fromkeys(HOSTILE, texts) | {"scope'd": pa.array(["a'b\\"] * 5)}
     given = rows(*(START + n for n in range(5)), **columns)
     settings = {"timestamp_column": "at", "create": True, "new_columns": "add", "scope": {"scope'd": "a'b\\"}}
-    before = len(account.server.sent())
+    before = len(account.sent())
     with account.side(quoted, pipeline="o'pipeline\\", **settings) as side:
         one = load(NOON, given)
         side.upload(one)
@@ -189,7 +191,7 @@ def test_hostile_names_and_values_stay_what_they_are(account: Any, load: MakeLoa
         found = extracted(side).sort_by("AT")
         for name in [*HOSTILE, 'new "one']:
             assert found.column(name).to_pylist() == texts.to_pylist()
-    for each in account.server.sent(before):
+    for each in account.sent(before):
         assert "OR 1=1" not in each["sql"]
 
 
@@ -221,20 +223,21 @@ def test_what_is_sent(account: Any, load: MakeLoad, publish: Publish) -> None:
     """No DDL inside a transaction, no name without quotes, no value in a text; a load is so many statements."""
     table = f"secret table {account.name()}"
     given = rows(START, word=pa.array(["a value"]), n=pa.array([4_711_815]))
-    before = len(account.server.sent())
+    before = len(account.sent())
     with account.side(f'"{table}"', timestamp_column="at", create=True, scope={"word": "a value"}) as side:
-        for fence in (1, 2):
-            begun = len(account.server.sent())
-            one = load(NOON, given, fence=fence)
+        for window in (Window.from_us(START - HOUR, START + HOUR), NOON):
+            begun = len(account.sent())
+            one = load(window, given, fence=window.start_us)
             side.upload(one)
             publish(side, one)
             side.discard(one.claim)
-        loaded = len(account.server.sent()) - begun
+        # 4.x asks twice where a file is to be put.
+        loaded = len([sql for sql, _ in groupby(each["sql"] for each in account.sent(begun))])
         extracted(side)
         side.count_many([NOON, Window.from_us(START + HOUR, START + 2 * HOUR)])
         side.excluded()
         assert side.published(one)
-    sent = account.server.sent(before)
+    sent = account.sent(before)
     logins = [each["sql"] for each in sent if each["sql"].startswith("LOGIN")]
     assert len(logins) == 1
     assert all(word in logins[0] for word in ('"TIMEZONE": "UTC"', '\\"pipeline\\": \\"flights\\"', "LOCK_TIMEOUT"))

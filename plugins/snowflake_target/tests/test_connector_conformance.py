@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -20,13 +20,13 @@ class TestSnowflake(ConnectorSuite):
     """A table of its own for each side; its columns have lower-case names, which only quotes keep."""
 
     can = frozenset({Can.EXTRACT, Can.LOAD, Can.ATOMIC})
-    secret: ClassVar[str | None] = "geheim-owner"
     declared = "TIMESTAMP_TZ"
     timezone: str | None = None
 
     @pytest.fixture(autouse=True)
     def _account(self, account: Any) -> None:
         self.account = account
+        type(self).secret = account.options["password"]
 
     def fresh(self) -> SnowflakeSettings:
         # A ledger of its own too: Snowflake locks the whole of one.
@@ -57,7 +57,7 @@ class TestSnowflake(ConnectorSuite):
 
     def leftovers(self, settings: SnowflakeSettings) -> Sequence[str]:
         del settings
-        return list(self.account.server.sessions())
+        return self.account.sessions()
 
 
 class TestSnowflakeLocalTime(TestSnowflake):

@@ -197,36 +197,37 @@ class SnowflakeConnector(Source, Target):
 
     def _prepared(self, schema: pa.Schema, names: Sequence[str]) -> Side:
         """The table, with the ledger beside it: each made where it is missing."""
-        for statement in self._missing(schema, names):
+        side = self._look()
+        statements = self._missing(schema, names, side)
+        for statement in statements:
             self._session.rows(statement)
         if self._ledger_seen != self._session.generation:
             self._ledger().prepare()
             self._ledger_seen = self._session.generation
-        self._seen = self._look()
+        self._seen = self._look() if statements else side
         if self._seen is None:
             raise PermanentError(f"{self._place}: made the table, and cannot find it")
         return self._seen
 
-    def _missing(self, schema: pa.Schema, names: Sequence[str]) -> list[str]:
+    def _missing(self, schema: pa.Schema, names: Sequence[str], side: Side | None) -> list[str]:
         """The statements that make what rows of a staged schema need and do not find: ledger, table, columns."""
-        settings, path = self._settings, self._session.full(self._given)
+        settings = self._settings
         ledger = [] if self._ledger_seen == self._session.generation else self._ledger().missing()
-        found = table.find(self._session, path)
-        if found is None:
-            if not settings.create:
-                return []  # `_look` says so
+        if side is None:
             naive = settings.timestamp_timezone is not None
             listed = declarations(schema, names, settings.timestamp_column, naive=naive, place=self._place)
-            return [*ledger, f"CREATE TABLE IF NOT EXISTS {quoted(*path)} ({', '.join(listed)})"]
+            path = quoted(*self._session.full(self._given))
+            return [*ledger, f"CREATE TABLE IF NOT EXISTS {path} ({', '.join(listed)})"]
         if settings.new_columns != "add":
             return ledger
-        new = [at for at, name in enumerate(names) if column_of(name, found.columns) is None]
+        known = side.table.columns
+        new = [at for at, name in enumerate(names) if column_of(name, known) is None]
         added = [declared(schema.field(at), names[at], self._place) for at in new]
-        return [*ledger, *(f"ALTER TABLE {found.sql} ADD COLUMN {column}" for column in added)]
+        return [*ledger, *(f"ALTER TABLE {side.table.sql} ADD COLUMN {column}" for column in added)]
 
     def ddl(self, rows: Batch, columns: Mapping[str, str]) -> Sequence[str]:
         schema = pa.RecordBatchReader.from_stream(rows).schema
-        statements = self._missing(schema, target_names(schema, columns, self._place))
+        statements = self._missing(schema, target_names(schema, columns, self._place), self._look())
         return [f"{statement};" for statement in statements]
 
     def discard(self, claim: Claim) -> None:
