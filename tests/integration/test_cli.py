@@ -448,10 +448,11 @@ def test_init_never_overwrites_without_force(shell: Shell) -> None:
 # --- interrupts ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("aside", [False, True])
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_an_interrupt_leaves_everything_consistent(shell: Shell, name: str) -> None:
+def test_an_interrupt_leaves_everything_consistent(shell: Shell, name: str, aside: bool) -> None:
     """Asked to stop amid extracting, a run says so, puts its windows back and exits 3; the next run ends equal."""
-    brake = {"type": "brake", "step": "extracting", "signals": [name]}
+    brake = {"type": "brake", "step": "extracting", "signals": [name], "aside": aside}
     shell.configure(plugins=["brake"], observers=[brake], run={"batch_rows": 5, "workers": 2})
     stopped = shell.spawn("run")
     assert stopped.code == 3

@@ -116,6 +116,15 @@ def test_windows_that_overlap_heavily(cluster: Any) -> None:
         assert list(side.count_many([DAY] * 1_100)) == [2] * 1_100
 
 
+def test_a_document_that_stands_for_many_is_one(cluster: Any) -> None:
+    """An aggregation takes the `_doc_count` of a rollup for as many documents; a row is one."""
+    rollup = {**rows(0)[0], "_doc_count": 10}
+    index = cluster.index(DATE, rollup, *rows(HOUR))
+    hours = [Window.from_us(AT + n * HOUR, AT + (n + 1) * HOUR) for n in range(2)]
+    with cluster.side(index) as side:
+        assert list(side.count_many(hours)) == [side.count(hour) for hour in hours] == [1, 1]
+
+
 def test_a_query_narrows_everything(cluster: Any) -> None:
     """Counting one window and many, what is excluded, and extraction."""
     documents = [{**row, "n": n} for n, row in enumerate(rows(0, 1000, 2000, 3000))]

@@ -188,6 +188,44 @@ def test_too_much_to_write_heals(answering: Any) -> None:
     assert caught.value.side_down
 
 
+WHOLE = {
+    "fields": {"@timestamp": {"date": {"searchable": True}}},
+    "timed_out": False,
+    "_shards": {"total": 2, "successful": 2, "skipped": 0, "failed": 0},
+    "_clusters": {"total": 1, "successful": 1, "skipped": 0},
+    "hits": {"total": {"value": 7, "relation": "eq"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "error", "text"),
+    [
+        ({"timed_out": True}, TransientError, "cut off by timeout_s"),
+        ({"_shards": {"total": 2, "successful": 2, "failed": 1}}, TransientError, "2 of 2 shards"),
+        ({"_shards": {"total": 2, "successful": 1, "failed": 0}}, TransientError, "1 of 2 shards"),
+        ({"_clusters": {"total": 2, "successful": 1, "skipped": 1}}, TransientError, "skipped"),
+        ({"_clusters": {"total": 2, "successful": 1, "partial": 1}}, TransientError, "partial"),
+        ({"hits": {"total": {"value": 7, "relation": "gte"}}}, PermanentError, "7 or more"),
+    ],
+    ids=["timed-out", "failed", "missing", "skipped", "partial", "at-least"],
+)
+def test_a_partial_answer_is_no_count(answering: Any, part: Any, error: type[PipelineError], text: str) -> None:
+    """Though it came with success and a number."""
+    assert count(answering(200, json.dumps(WHOLE).encode(), GENUINE)) == 7
+    with raised(error, text):
+        count(answering(200, json.dumps({**WHOLE, **part}).encode(), GENUINE))
+
+
+def test_what_the_server_warns_of_is_no_warning_here(answering: Any, recwarn: pytest.WarningsRecorder) -> None:
+    """How its next version will differ is no concern of who runs a pipeline."""
+    from pipeline_elasticsearch.client import Client
+
+    url = answering(200, b"{}", {**GENUINE, "warning": '299 Elasticsearch-8.19.0 "this will be gone"'})
+    with closing(Client(ElasticsearchSettings("flights", Secret(url)))) as client:
+        assert client.ask("GET", "/") == b"{}"
+    assert not list(recwarn)
+
+
 def test_an_error_in_an_answer_of_many() -> None:
     """An item without a type that is known is permanent, and shows what there is."""
     from pipeline_elasticsearch.faults import refused

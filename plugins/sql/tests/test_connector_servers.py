@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -183,6 +184,47 @@ def test_settings_that_do_not_fit(shared: Database, kind: str, settings_: Any, m
         connector.count(DAY)
 
 
+def test_the_zone_of_the_server_changes_nothing(database: Database) -> None:
+    """Where sessions start in another zone the same instants are counted and extracted."""
+    database.run(
+        f"CREATE TABLE logged (at {database.declared['instant']})",
+        "INSERT INTO logged VALUES ('2013-03-10 00:00'), ('2013-03-10 23:59:59.999999'), ('2013-03-11 00:00')",
+    )
+    with database.in_another_zone(), database.side("logged") as connector:
+        assert connector.count(DAY) == 2
+        assert list(connector.count_many([DAY, DAY])) == [2, 2]
+        assert extracted(connector)["at"].to_pylist()[0] == START
+
+
+@pytest.mark.parametrize(
+    ("database", "kind", "settings_", "strays"),
+    [
+        ("postgresql", "instant", {}, ["infinity", "-infinity", "0044-03-15 BC"]),
+        ("mariadb", "local", {"timestamp_timezone": "UTC"}, ["0000-00-00", "0000-05-00"]),
+    ],
+    indirect=["database"],
+)
+def test_rows_of_no_window_are_reported(database: Database, kind: str, settings_: Any, strays: list[str]) -> None:
+    """NULL, and what is no instant of the calendar, are excluded rows, which doctor names with a missing index."""
+    database.run(
+        *database.loosely,
+        f"CREATE TABLE logged (at {database.declared[kind]})",
+        "INSERT INTO logged VALUES (NULL), ('2013-03-10 12:00')",
+        *(f"INSERT INTO logged VALUES ('{stray}')" for stray in strays),
+    )
+    with database.side("logged", **settings_) as connector:
+        assert connector.excluded() == 1 + len(strays)
+        found = list(connector.problems())
+        assert connector.count(DAY) == 1
+    assert ["no index begins with 'at'" in each.what for each in found].count(True) == 1
+    assert any("1 rows have no 'at'" in each.what for each in found)
+    assert any(f"{len(strays)} rows hold a 'at'" in each.what for each in found)
+    database.run(next(each.remedy for each in found if each.remedy.startswith("CREATE INDEX")))
+    with database.side("logged", **settings_) as connector:
+        assert connector.excluded() == 1 + len(strays)
+        assert not any("no index" in each.what for each in connector.problems())
+
+
 def test_every_type_keeps_its_meaning(database: Database, load: MakeLoad, publish: Publish) -> None:
     """Arrow to a made table, and back, and to a second one: equal values, of the same kind, at every step."""
     staged = pa.Table.from_batches([rows([0, 1, 23.5], **EVERY_TYPE)])
@@ -214,6 +256,214 @@ def test_hostile_names(database: Database, load: MakeLoad, publish: Publish) -> 
             assert target.count_many([DAY, Window(DAY.end, DAY.end + timedelta(1))]) == [1, 0]
             assert extracted(target).to_pylist() == batch.to_pylist()
             assert list(target.problems()) == []
+
+
+TRICKY = ["\\N", "NULL", "\\", "a\tb\n", "\r\n", "\0"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    texts=st.lists(st.none() | st.text(max_size=12) | st.sampled_from(TRICKY), max_size=20),
+    raw=st.lists(st.none() | st.binary(max_size=12), min_size=20, max_size=20),
+)
+def test_any_text_and_any_bytes_arrive(
+    shared: Database, load: MakeLoad, publish: Publish, texts: list[str | None], raw: list[bytes | None]
+) -> None:
+    """Tabs, line ends, backslashes, NUL, quotes, NULL and what only looks like it, in every order."""
+    shared.run("DROP TABLE IF EXISTS made")
+    texts = [text if text is None else text.replace("\0", shared.nul) for text in texts]
+    count = len(texts)
+    hours = [number / 1000 for number in range(count)]
+    columns = {"n": pa.array(range(count), pa.int64()), "text": pa.array(texts, pa.string())}
+    batch = rows(hours, **columns, raw=pa.array(raw[:count], pa.binary()))
+    with shared.side("made", create=True) as target:
+        given_load = load(DAY, batch)
+        target.upload(given_load)
+        assert publish(target, given_load) == count
+        assert extracted(target).sort_by("n").to_pylist() == batch.to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("shared", "declared"),
+    [
+        ("postgresql", "interval"),
+        ("postgresql", "numeric"),
+        ("postgresql", "money"),
+        ("postgresql", "point"),
+        ("postgresql", "int4range"),
+        ("postgresql", "time with time zone"),
+        ("postgresql", "xml"),
+        ("postgresql", "inet"),
+        ("mariadb", "set('a', 'b')"),
+        ("mariadb", "bit(1)"),
+        ("mariadb", "point"),
+        ("mariadb", "inet6"),
+        ("mariadb", "float(7,2)"),
+        ("mariadb", "double(9,2)"),
+    ],
+    indirect=["shared"],
+)
+def test_a_type_without_a_counterpart_is_refused_by_name(shared: Database, declared: str) -> None:
+    """Until the column is excluded: then the rest is extracted."""
+    shared.run(
+        "DROP TABLE IF EXISTS logged",
+        f"CREATE TABLE logged (at {shared.declared['instant']}, odd {declared})",
+        "INSERT INTO logged (at) VALUES ('2013-03-10 00:00')",
+    )
+    with shared.side("logged") as connector:
+        assert connector.count(DAY) == 1
+        declared_type = declared.partition("(")[0]
+        with pytest.raises(SideError, match=f"'odd': its declared type .*{declared_type}.*exclude"):
+            extracted(connector)
+        assert extracted(connector, exclude=frozenset({"odd"})).num_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("shared", "declared", "value"),
+    [
+        ("postgresql", "timestamp", "'infinity'"),
+        ("postgresql", "date", "'-infinity'"),
+        ("postgresql", "numeric(5,2)", "'NaN'"),
+        ("postgresql", "int[]", "'{{1,2},{3,4}}'"),
+        ("mariadb", "boolean", "2"),
+        ("mariadb", "time", "'-01:00'"),
+        ("mariadb", "time", "'25:00'"),
+        ("mariadb", "date", "'2013-00-00'"),
+    ],
+    indirect=["shared"],
+)
+def test_a_value_without_a_counterpart_is_refused(shared: Database, declared: str, value: str) -> None:
+    """An infinite date or one without a day, a decimal that is no number, a time that is no time of day."""
+    shared.run(
+        *shared.loosely,
+        "DROP TABLE IF EXISTS logged",
+        f"CREATE TABLE logged (at {shared.declared['instant']}, odd {declared})",
+        f"INSERT INTO logged VALUES ('2013-03-10 00:00', {value})",
+    )
+    with shared.side("logged") as connector, pytest.raises(PermanentError, match=r"'odd'|infinity, 24:00"):
+        extracted(connector)
+
+
+@pytest.mark.parametrize(
+    ("shared", "declared", "array"),
+    [
+        ("postgresql", "numeric(5,2)", pa.array([Decimal("1.105")], pa.decimal128(5, 3))),
+        ("postgresql", "numeric(5,2)", pa.array([1000])),
+        ("postgresql", "smallint", pa.array([2**15])),
+        ("postgresql", "bigint", pa.array([2**64 - 1], pa.uint64())),
+        ("postgresql", "double precision", pa.array([2**53 + 1])),
+        ("postgresql", "real", pa.array([0.1])),
+        ("postgresql", "integer", pa.array(["5"])),
+        ("postgresql", "integer", pa.array([5.0])),
+        ("postgresql", "text", pa.array([5])),
+        ("postgresql", "text", pa.array(["a\0b"])),
+        ("postgresql", "character(3)", pa.array(["ab"])),
+        ("postgresql", "bytea", pa.array(["x"])),
+        ("postgresql", "boolean", pa.array([1])),
+        ("postgresql", "uuid", pa.array(["no uuid"])),
+        ("postgresql", "date", pa.array([datetime(2013, 3, 10)], pa.timestamp("us"))),
+        ("postgresql", "timestamp(3) without time zone", pa.array([datetime(2013, 3, 10, 0, 0, 0, 1)])),
+        ("postgresql", "time(0) without time zone", pa.array([time(0, 0, 0, 500_000)])),
+        ("postgresql", "timestamp with time zone", pa.array([datetime(2013, 3, 10)], pa.timestamp("us"))),
+        ("postgresql", "text", pa.array([["a"]])),
+        ("postgresql", "integer[]", pa.array([[2**31]])),
+        ("postgresql", "character varying[]", pa.array([["a"]])),
+        ("postgresql", "jsonb", pa.array([[math.nan]])),
+        ("postgresql", "money", pa.array([5])),
+        ("postgresql", "interval", pa.array([1], pa.duration("s"))),
+        ("mariadb", "decimal(5,2)", pa.array([Decimal("1.105")], pa.decimal128(5, 3))),
+        ("mariadb", "decimal(5,2)", pa.array([1000])),
+        ("mariadb", "smallint(6)", pa.array([2**15])),
+        ("mariadb", "bigint(20)", pa.array([2**64 - 1], pa.uint64())),
+        ("mariadb", "bigint(20) unsigned", pa.array([-1])),
+        ("mariadb", "double", pa.array([2**53 + 1])),
+        ("mariadb", "double", pa.array([float("nan")])),
+        ("mariadb", "double", pa.array([float("-inf")])),
+        ("mariadb", "float", pa.array([0.1])),
+        ("mariadb", "int(11)", pa.array(["5"])),
+        ("mariadb", "int(11)", pa.array([5.0])),
+        ("mariadb", "tinyint(1)", pa.array([1])),
+        ("mariadb", "text", pa.array([5])),
+        ("mariadb", "varchar(3)", pa.array(["abc "])),
+        ("mariadb", "char(3)", pa.array(["ab "])),
+        ("mariadb", "binary(3)", pa.array([b"ab"])),
+        ("mariadb", "blob", pa.array(["x"])),
+        ("mariadb", "uuid", pa.array(["no uuid"])),
+        ("mariadb", "enum('sad','ok')", pa.array(["SAD"])),
+        ("mariadb", "enum('sad','ok')", pa.array(["1"])),
+        ("mariadb", "date", pa.array([datetime(2013, 3, 10)], pa.timestamp("us"))),
+        ("mariadb", "datetime(3)", pa.array([datetime(2013, 3, 10, 0, 0, 0, 1)])),
+        ("mariadb", "datetime(6)", pa.array([START], INSTANT)),
+        ("mariadb", "timestamp(6)", pa.array([datetime(2013, 3, 10)], pa.timestamp("us"))),
+        ("mariadb", "time", pa.array([time(0, 0, 0, 500_000)])),
+        ("mariadb", "text", pa.array([["a"]])),
+    ],
+    indirect=["shared"],
+)
+def test_an_existing_column_refuses(shared: Database, load: MakeLoad, declared: str, array: pa.Array) -> None:
+    """A type or value that the column would change is refused, naming the column and both types."""
+    null = " null" if declared.startswith("timestamp") else ""
+    instant = shared.declared["instant"]
+    shared.run("DROP TABLE IF EXISTS logged", f"CREATE TABLE logged (at {instant}, v {declared}{null})")
+    with shared.side("logged") as target, pytest.raises(PermanentError) as error:
+        target.upload(load(DAY, rows([0], v=array)))
+    for part in ("'v'", declared, str(array.type)):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("shared", "declared", "array", "message"),
+    [
+        ("postgresql", "varchar(2)", pa.array(["abc"]), "too long"),
+        ("postgresql", "mood", pa.array(["great"]), "enum"),
+        ("postgresql", "json", pa.array(["{"]), "json"),
+        ("postgresql", "int not null", pa.nulls(1, pa.int32()), "not-null"),
+        (
+            "mariadb",
+            "timestamp(6) null",
+            pa.array([datetime(2050, 1, 1, tzinfo=UTC)], INSTANT),
+            "1 staged rows.*column 'v'",
+        ),
+        (
+            "mariadb",
+            "decimal(5,2) unsigned",
+            pa.array([Decimal("-1.00")], pa.decimal128(5, 2)),
+            "1 staged rows.*column 'v'",
+        ),
+        ("mariadb", "tinytext", pa.array(["x" * 256]), "too long for column 'v'"),
+        ("mariadb", "varchar(9) character set latin1", pa.array(["漢字"]), "Incorrect string.*v"),
+        ("mariadb", "json", pa.array(["{"]), r"CONSTRAINT `logged.v` failed"),
+        ("mariadb", "int not null", pa.nulls(1, pa.int32()), "'v' cannot be null"),
+    ],
+    indirect=["shared"],
+)
+def test_what_only_the_server_can_tell(  # noqa: PLR0917 - pytest passes them by name
+    shared: Database, load: MakeLoad, publish: Publish, declared: str, array: pa.Array, message: str
+) -> None:
+    """Its refusal is a fault of the window and quotes no value; nothing is published, and the next one works."""
+    for table in ("logged", "pipeline_ledger", "pipeline_ledger_head"):
+        shared.run(f"DROP TABLE IF EXISTS {table}")
+    if declared == "mood":
+        shared.run("CREATE TYPE mood AS ENUM ('sad')")
+    shared.run(f"CREATE TABLE logged (at {shared.declared['instant']}, v {declared})")
+    if "not null" in declared:
+        shared.run("ALTER TABLE logged ALTER v SET DEFAULT 1")
+    given_load = load(DAY, rows([0], v=array))
+
+    def attempt() -> None:
+        target.upload(given_load)
+        publish(target, given_load)
+
+    with shared.side("logged") as target:
+        with pytest.raises(PermanentError, match=message) as error:
+            attempt()
+        assert not any(value in str(error.value) for value in ("漢", "abc", "great"))
+        assert target.count(DAY) == 0
+        assert not target.published(given_load)
+        target.discard(given_load.claim)
+        empty = load(DAY, rows([], v=array[:0]), fence=2)
+        target.upload(empty)
+        assert publish(target, empty) == 0
 
 
 @pytest.fixture
@@ -313,6 +563,34 @@ def test_two_publications_of_overlapping_windows_queue(database: Database, fille
     assert filled.count(DAY) == 2
 
 
+def test_a_publication_sees_what_was_committed_while_it_waited(database: Database, filled: Any, load: MakeLoad) -> None:
+    """A snapshot of the first statement would show the ledger as it was before the lock: the guard reads anew."""
+    given_load = load(DAY, rows([3]), fence=11)
+    filled.upload(given_load)
+    with database.side("t") as other:
+        later = load(DAY, rows([5]), fence=12)
+        other.upload(later)
+        refused: list[BaseException] = []
+
+        def guard() -> None:
+            try:
+                with filled.transaction() as verbs:
+                    verbs.guard(given_load)
+            except BaseException as error:  # noqa: BLE001 - the thread's failure is looked at below
+                refused.append(error)
+
+        thread = threading.Thread(target=guard)
+        with other.transaction() as verbs:
+            verbs.guard(later)
+            thread.start()
+            while not database.someone_waits():
+                pass
+            verbs.delete(DAY)
+            verbs.insert(later)
+        thread.join(20)
+    assert [type(error).__name__ for error in refused] == ["ClaimLostError"]
+
+
 def test_another_tables_publication_does_not_wait(database: Database, filled: Any, load: MakeLoad) -> None:
     """The lock is a row of one table's own."""
     mine = load(DAY, rows([1]), fence=11)
@@ -379,3 +657,83 @@ def test_many_sides_make_the_table_at_once(database: Database, load: MakeLoad, p
     assert errors == []
     assert database.run("SELECT count(*) FROM t") == [(8,)]
     assert database.run("SELECT count(*) FROM pipeline_ledger") == [(8,)]
+
+
+def test_columns_that_fill_themselves(database: Database, load: MakeLoad, publish: Publish) -> None:
+    """Defaults and counters need no staged column; a generated or required one is named."""
+    instant = database.declared["instant"]
+    database.run(
+        f"CREATE TABLE ok ({database.counter}, d int NOT NULL DEFAULT 1, at {instant})",
+        f"CREATE TABLE needs (v int NOT NULL, at {instant})",
+        f"CREATE TABLE makes (v int GENERATED ALWAYS AS (1) STORED, at {instant})",
+        "CREATE VIEW seen AS SELECT * FROM ok",
+    )
+    with database.side("ok") as target:
+        given_load = load(DAY, rows([1]))
+        target.upload(given_load)
+        assert publish(target, given_load) == 1
+    with database.side("needs") as target, pytest.raises(PermanentError, match=r"\['v'\] are NOT NULL"):
+        target.upload(load(DAY, rows([1])))
+    with database.side("makes") as target, pytest.raises(PermanentError, match="is generated"):
+        target.upload(load(DAY, rows([1], v=pa.array([1]))))
+    with database.side("seen") as target, pytest.raises(SideError, match="it is a view"):
+        target.upload(load(DAY, rows([1])))
+
+
+@pytest.mark.parametrize(
+    ("database", "nap", "message"),
+    [
+        ("postgresql", "(SELECT pg_sleep(0.1) WHERE at IS NOT NULL) IS NOT NULL", "statement timeout"),
+        ("mariadb", "SLEEP(0.1) = 0", "max_statement_time"),
+    ],
+    indirect=["database"],
+)
+def test_a_count_that_takes_too_long(database: Database, nap: str, message: str) -> None:
+    """Is ended by the server, and is an error, never a number; the next query of the session has no limit."""
+    database.run(
+        f"CREATE TABLE slow (at {database.declared['instant']})",
+        "INSERT INTO slow VALUES " + ", ".join(f"('2013-03-10 00:00:{second:02}')" for second in range(60)),
+        f"CREATE VIEW v AS SELECT * FROM slow WHERE {nap}",
+    )
+    with database.side("v", timeout_s=0.2) as connector:
+        with pytest.raises(TransientError, match=f"{message}.*index on the timestamp column") as raised:
+            connector.count(DAY)
+        assert not raised.value.side_down
+        assert extracted(connector, Window(START, START + timedelta(seconds=5))).num_rows == 5
+
+
+def test_rights_that_are_missing(database: Database, load: MakeLoad) -> None:
+    """Reading, making and writing without the right is a fault of the side; the password is not told."""
+    url = database.server.url(database.name, "guest:hunter2")
+    database.run(f"CREATE TABLE t (at {database.declared['instant']})")
+    database.let_guest("INSERT")
+    with database.side("t", url=url) as side, pytest.raises(SideError, match=r"denied.*grant this") as raised:
+        side.count(DAY)
+    assert "hunter2" not in str(raised.value)
+    with database.side("new", url=url, create=True) as side, pytest.raises(SideError, match=r"denied.*grant this"):
+        side.upload(load(DAY, rows([1])))
+
+
+def test_a_target_that_is_there_needs_no_right_to_make_tables(
+    database: Database, load: MakeLoad, publish: Publish
+) -> None:
+    """Only temporary ones, which the upload makes."""
+    given_load = load(DAY, rows([1]), fence=1)
+    with database.side("t", create=True) as target:
+        target.upload(given_load)
+        assert publish(target, given_load) == 1
+    database.let_guest(f"SELECT, INSERT, UPDATE, DELETE{database.right_to_scratch}")
+    with database.side("t", url=database.server.url(database.name, "guest:hunter2")) as target:
+        again = load(DAY, rows([1, 2]), fence=2)
+        target.upload(again)
+        assert publish(target, again) == 2
+        target.discard(again.claim)
+        assert target.count(DAY) == 2
+
+
+def test_nothing_stays_behind(database: Database, load: MakeLoad) -> None:
+    """Leaving the side ends its sessions, and scratch with them."""
+    with database.side("t", create=True) as target:
+        target.upload(load(DAY, rows([1])))
+        assert database.run(database.sessions) != [(0,)]
+    assert database.other_sessions(0) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,11 +16,15 @@ from pipeline_core import Context, Event, Observer, Provider, Settings, hookimpl
 
 @frozen
 class Brake:
-    """At each `step` sleeps `seconds`; the first time it sends `signals` before, one a second."""
+    """At each `step` sleeps `seconds`; the first time it sends `signals` before, one a second.
+
+    `aside` sends them to the thread that brakes, where they wake up nobody.
+    """
 
     step: str
     signals: tuple[str, ...] = ()
     seconds: float = 0.5
+    aside: bool = False
     _seen: list[Event] = field(factory=list, init=False)
 
     @contextmanager
@@ -35,9 +40,15 @@ class Brake:
         self._seen.append(event)
         if len(self._seen) == 1:
             for name in self.signals:
-                os.kill(os.getpid(), getattr(signal, name))
+                self._send(getattr(signal, name))
                 time.sleep(1)
         time.sleep(self.seconds)
+
+    def _send(self, number: int) -> None:
+        if self.aside:
+            signal.pthread_kill(threading.get_ident(), number)
+        else:
+            os.kill(os.getpid(), number)
 
 
 @hookimpl

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -10,7 +9,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 import elastic_transport
 import msgspec
-from elasticsearch import Elasticsearch, ElasticsearchWarning
+from elasticsearch import Elasticsearch
 
 from pipeline_core import ConfigError, Secret
 from pipeline_core.secrets import hide, redact
@@ -38,6 +37,18 @@ class _Bytes(elastic_transport.Serializer):
         return bytes(data)
 
 
+class _Node(elastic_transport.Urllib3HttpNode):
+    """Drops what the server warns of: how its next major version will differ is no concern of who runs a pipeline.
+
+    Here, because the client would warn by Python's own means, whose filters belong to the whole process.
+    """
+
+    def perform_request(self, *arguments: Any, **named: Any) -> Any:
+        answer = super().perform_request(*arguments, **named)
+        answer.meta.headers.pop("warning", None)
+        return answer
+
+
 def _vendored(mimetype: str) -> str:
     return mimetype.replace("/", "/vnd.elasticsearch+")
 
@@ -55,6 +66,7 @@ class Client:
                 **where,
                 **(user or _credentials(settings)),
                 **_tls(settings),
+                node_class=_Node,
                 serializers={each: serializer for m in (_JSON, _NDJSON) for each in (m, _vendored(m))},
                 http_compress=settings.compress,
                 connections_per_node=settings.slices + 1,
@@ -86,9 +98,7 @@ class Client:
         elif body is not None:
             headers["content-type"] = _JSON
             data = msgspec.json.encode(body)
-        with translated(self.place), warnings.catch_warnings():
-            # What the server will do otherwise in its next major version is no concern of who runs a pipeline today.
-            warnings.simplefilter("ignore", ElasticsearchWarning)
+        with translated(self.place):
             answer = self._client.perform_request(
                 method, path, params=parameters and _parameters(parameters), headers=headers, body=data
             )

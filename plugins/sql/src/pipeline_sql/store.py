@@ -43,9 +43,9 @@ from pipeline_core.window import MIN_US, iso
 from pipeline_sql.engines.default import Engine
 from pipeline_sql.folding import FOLDED, laid_apart
 from pipeline_sql.migrations import migrate
-from pipeline_sql.prepared import Prepared, Row
+from pipeline_sql.prepared import Connected, Prepared, Row
 from pipeline_sql.pruning import PRUNE, prune_step, to_prune
-from pipeline_sql.readiness import is_pending, is_ready, is_running, of_request
+from pipeline_sql.readiness import is_pending, is_ready, is_running, nothing_due, of_request
 from pipeline_sql.schema import events, records
 
 T = TypeVar("T")
@@ -88,6 +88,13 @@ _FOLDED_OVER = (
 _OLDEST_READY = Prepared(
     sa.select(records)
     .where(is_ready)
+    .order_by(records.c.start_us)
+    .limit(sa.bindparam("limit"))
+    .with_for_update(skip_locked=True)
+)
+_OLDEST_READY_AND_NOTHING_DUE = Prepared(
+    sa.select(records)
+    .where(is_ready, *nothing_due(sa.bindparam("now_us")))
     .order_by(records.c.start_us)
     .limit(sa.bindparam("limit"))
     .with_for_update(skip_locked=True)
@@ -226,8 +233,8 @@ class SqlRecordStore(RecordStore):
 
     def claim(self, request: ClaimRequest) -> Sequence[Claim]:
         plain = not request.dead_owners and request.max_running is None
-        if plain and (rows := self._engine.claim_at_once(_wanted(request))):
-            return [_claim(row) for row in rows]
+        if plain and (claims := self._claim_at_once(request)):
+            return claims
         with self._engine.writing() as connection:
             if request.max_running is not None:
                 self._engine.lock_plan(connection, request.pipeline)  # two would count the same, and both claim
@@ -239,13 +246,33 @@ class SqlRecordStore(RecordStore):
                 running = len(_leases(connection, request.pipeline, now_us))
                 limit = min(limit, max(0, request.max_running - running))
             ready = _OLDEST_READY.rows(connection, {**_bounds(request), "limit": limit})
-            if not ready:
-                return []
-            first = self._engine.take_fences(connection, now_us, len(ready))
-            return _hold(connection, ready, request, first, now_us)
+            return self._hold(connection, ready, request, now_us)
+
+    def _claim_at_once(self, request: ClaimRequest) -> Sequence[Claim]:
+        """The same where no lease has run out and no backoff is over, which is most of the time; else nothing."""
+        rows = self._engine.claim_at_once(_wanted(request))
+        if rows is not None:
+            return [_claim(row) for row in rows]
+        with self._engine.directly() as connection:
+            now_us = self._engine.now_us(connection)
+            values = {**_bounds(request), "limit": request.limit, "now_us": now_us}
+            return self._hold(connection, _OLDEST_READY_AND_NOTHING_DUE.rows(connection, values), request, now_us)
+
+    def _hold(self, connection: Connected, ready: Sequence[Row], request: ClaimRequest, now_us: int) -> Sequence[Claim]:
+        """Lets the request have the ready rows, which are locked."""
+        if not ready:
+            return []
+        first = self._engine.take_fences(connection, now_us, len(ready))
+        moves = []
+        for number, row in enumerate(ready, first):
+            held = {"fence": number, "claim_id": uuid4().hex, "owner": request.owner}
+            values = {"status": Status.RUNNING, "due_us": now_us + _us(request.lease_s), **held}
+            told = {"reason": "claimed", "fence": number, "claim": held["claim_id"], "owner": request.owner}
+            moves.append(_Move(row, values, told))
+        return [_claim(row) for row in _move(connection, "claimed", moves, now_us)]
 
     def resume(self, claim: Claim, lease_s: float) -> Claim:
-        with self._engine.writing() as connection:
+        with self._engine.directly() as connection:
             now_us = self._engine.now_us(connection)
             row = _held(connection, claim)
             if row["status"] in (Status.DONE, Status.QUARANTINED):
@@ -258,7 +285,7 @@ class SqlRecordStore(RecordStore):
             return Claim(claim.id, _record(row), fence_now)
 
     def renew(self, claim: Claim, lease_s: float) -> None:
-        with self._engine.writing() as connection:
+        with self._engine.directly() as connection:
             now_us = self._engine.now_us(connection)
             row = _running_under(connection, claim)
             _UPDATE.run(connection, [{"row_id": row["id"], "due_us": now_us + _us(lease_s), "updated_us": now_us}])
@@ -266,7 +293,7 @@ class SqlRecordStore(RecordStore):
     def settle(self, claim: Claim, verdict: Verdict) -> Record:
         if verdict.status is Status.RUNNING:
             raise RecordError(f"window {claim.window}: a verdict ends its claim, so its status cannot be running")
-        with self._engine.writing() as connection:
+        with self._engine.directly() as connection:
             now_us = self._engine.now_us(connection)
             move = _settlement(_running_under(connection, claim), verdict, now_us)
             (row,) = _move(connection, "settled", [move], now_us)
@@ -337,7 +364,7 @@ class _Move(NamedTuple):
     told: Mapping[str, Any]
 
 
-def _move(connection: sa.Connection, step: str, moves: Sequence[_Move], now_us: int) -> list[Row]:
+def _move(connection: Connected, step: str, moves: Sequence[_Move], now_us: int) -> list[Row]:
     """Makes each transition and appends its event; returns the rows as they are now. All change the same columns."""
     updates, after, log = [], [], []
     for row, values, told in moves:
@@ -359,18 +386,6 @@ def _event(row: Row, step: str, now_us: int, fields: Mapping[str, Any]) -> dict[
         "step": step,
         "fields": _json(fields, f"event {step}"),
     }
-
-
-def _hold(
-    connection: sa.Connection, ready: Sequence[Row], request: ClaimRequest, first_fence: int, now_us: int
-) -> list[Claim]:
-    moves = []
-    for number, row in enumerate(ready, first_fence):
-        held = {"fence": number, "claim_id": uuid4().hex, "owner": request.owner}
-        values = {"status": Status.RUNNING, "due_us": now_us + _us(request.lease_s), **held}
-        told = {"reason": "claimed", "fence": number, "claim": held["claim_id"], "owner": request.owner}
-        moves.append(_Move(row, values, told))
-    return [_claim(row) for row in _move(connection, "claimed", moves, now_us)]
 
 
 def _leases(connection: sa.Connection, pipeline: str, now_us: int) -> list[int]:
@@ -456,7 +471,7 @@ def _intervention(row: Row, intervention: Intervention, after: Status) -> _Move:
 # --- who holds a claim ------------------------------------------------------------------------------------------------
 
 
-def _held(connection: sa.Connection, claim: Claim) -> Row:
+def _held(connection: Connected, claim: Claim) -> Row:
     """The row that still carries the claim's id, whatever its status; ClaimLostError otherwise."""
     rows = _LIVE_AT.rows(connection, {"pipeline": claim.record.pipeline, "start_us": claim.window.start_us})
     row = rows[0] if rows else None
@@ -469,7 +484,7 @@ def _held(connection: sa.Connection, claim: Claim) -> Row:
     return row
 
 
-def _running_under(connection: sa.Connection, claim: Claim) -> Row:
+def _running_under(connection: Connected, claim: Claim) -> Row:
     """The running row of the claim, under this very fence; ClaimLostError otherwise."""
     row = _held(connection, claim)
     if row["fence"] != claim.fence:
