@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 OURS = {f"windowed-pipeline{plugin}" for plugin in ("", "-sql", "-objects", "-elasticsearch", "-duckdb")}
 #: What the core states as its dependencies, and what only plugins, the command line or the tests need.
 STATED = {"attrs", "cattrs", "importlib-metadata", "pendulum", "pluggy", "stamina"}
-OTHERS = {"alembic", "duckdb", "hypothesis", "pyarrow", "pytest", "rich", "sqlalchemy", "typer"}
+OTHERS = {"alembic", "duckdb", "hypothesis", "obstore", "pyarrow", "pytest", "rich", "sqlalchemy", "typer"}
 
 
 def run(*command: str | Path, **options: object) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from pipeline_core import Status
 from pipeline_sql.prepared import Prepared
-from pipeline_sql.readiness import is_ready
+from pipeline_sql.readiness import is_ready, nothing_due
 from pipeline_sql.schema import events, records
 
 # Taking fences never waits for another transaction to commit: docs/decisions/0014-fences-of-postgresql.md.
@@ -46,21 +46,9 @@ def claiming(clock: str) -> Prepared:
 
 def _ready(now: sa.CTE) -> sa.CTE:
     """The oldest ready records, locked; none where a lease has run out or a backoff is over."""
-    # Of the whole pipeline, as the store's own steps are; each status is one short range of the index.
-    due = [
-        sa.select(records.c.id)
-        .where(
-            records.c.pipeline == sa.bindparam("pipeline"),
-            records.c.status == sa.literal_column(f"'{status}'"),
-            records.c.due_us > 0,
-            records.c.due_us <= sa.select(now.c.us).scalar_subquery(),
-        )
-        .exists()
-        for status in (Status.PENDING, Status.RUNNING)
-    ]
     return (
         sa.select(records.c.id)
-        .where(is_ready, *(~each for each in due))
+        .where(is_ready, *nothing_due(sa.select(now.c.us).scalar_subquery()))
         .order_by(records.c.start_us)
         .limit(sa.bindparam("limit"))
         .with_for_update(skip_locked=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -17,18 +18,29 @@ class Direct(NamedTuple):
     connection: sa.PoolProxiedConnection
 
 
+Connected = sa.Connection | Direct
+
+
+def scalar(connection: Connected, sql: str) -> Any:
+    """The one value of a query without parameters, in the database's own SQL."""
+    with closing(connection.connection.cursor()) as cursor:
+        cursor.execute(sql)
+        ((value,),) = cursor.fetchall()
+        return value
+
+
 class Prepared:
     """One statement. SQLAlchemy writes the SQL of each dialect; the driver runs it.
 
     A claim is seven short statements, and SQLAlchemy's way to run one costs several times what the database takes for
-    it. Only for plain integers and text, which every driver passes as they are, and inside `Engine.writing()`.
+    it. Only for plain integers and text, which every driver passes as they are, and inside a transaction of `Engine`.
     """
 
     def __init__(self, statement: sa.ClauseElement) -> None:
         self._statement = statement
         self._compiled: dict[tuple[str, ...], _Compiled] = {}
 
-    def rows(self, connection: sa.Connection | Direct, values: Mapping[str, Any]) -> list[Row]:
+    def rows(self, connection: Connected, values: Mapping[str, Any]) -> list[Row]:
         """Runs it; the rows found."""
         compiled = self._for(connection, values)
         cursor = connection.connection.cursor()
@@ -40,7 +52,7 @@ class Prepared:
         finally:
             cursor.close()
 
-    def run(self, connection: sa.Connection | Direct, many: Sequence[Mapping[str, Any]]) -> None:
+    def run(self, connection: Connected, many: Sequence[Mapping[str, Any]]) -> None:
         """Runs it once for each of `many`, which all have the same keys: an update sets the columns among them."""
         compiled = self._for(connection, many[0])
         cursor = connection.connection.cursor()
@@ -52,7 +64,7 @@ class Prepared:
         finally:
             cursor.close()
 
-    def _for(self, connection: sa.Connection | Direct, values: Mapping[str, Any]) -> _Compiled:
+    def _for(self, connection: Connected, values: Mapping[str, Any]) -> _Compiled:
         key = (connection.dialect.name, connection.dialect.driver, *values)
         compiled = self._compiled.get(key)
         if compiled is None:

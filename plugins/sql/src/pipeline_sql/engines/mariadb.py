@@ -20,6 +20,7 @@ from pipeline_core import ConfigError, PermanentError, PipelineError, SideError,
 from pipeline_core.secrets import redact
 from pipeline_sql.engines.codes import Codes
 from pipeline_sql.engines.default import Engine
+from pipeline_sql.prepared import Connected, scalar
 from pipeline_sql.tables import Column, Range, Rows, Table, named, named_column
 
 if TYPE_CHECKING:  # the record store needs no Arrow
@@ -222,9 +223,8 @@ class MariaDbEngine(Engine):
             )
         connection.info[_LOCKED] = True
 
-    def now_us(self, connection: sa.Connection) -> int:
-        clock = "SELECT CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)"
-        return int(connection.exec_driver_sql(clock).scalar_one())
+    def now_us(self, connection: Connected) -> int:
+        return int(scalar(connection, "SELECT CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)"))
 
     def translate(self, error: Exception) -> PipelineError:
         cause: Any = getattr(error, "orig", None) or error

@@ -16,7 +16,7 @@ from pipeline_core.secrets import redact
 from pipeline_sql.engines.codes import Codes
 from pipeline_sql.engines.default import Engine
 from pipeline_sql.postgresql_claims import TAKE_FENCES, claiming
-from pipeline_sql.prepared import Direct, Row
+from pipeline_sql.prepared import Connected, Direct, Prepared, Row, scalar
 from pipeline_sql.tables import Column, Range, Rows, Table, named_column
 
 if TYPE_CHECKING:  # the record store needs no Arrow
@@ -31,7 +31,7 @@ _FOR_THE_STORE = {
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
 }
-_TAKE_FENCES = sa.text(f"SELECT {TAKE_FENCES}(:now_us, :count)")
+_TAKE_FENCES = Prepared(sa.text(f"SELECT {TAKE_FENCES}(:now_us, :count) AS first"))
 _SCHEMA_LOCK = "pipeline_core schema"
 _PLAN_LOCK = "pipeline_core plan of "
 
@@ -159,6 +159,10 @@ class PostgresEngine(Engine):
         def on_begin(connection: sa.Connection) -> None:
             connection.exec_driver_sql("BEGIN")
 
+    def _begin(self, connection: sa.PoolProxiedConnection) -> None:
+        driver: Any = connection.driver_connection
+        driver.execute("BEGIN")
+
     @contextmanager
     def snapshot(self) -> Iterator[sa.Connection]:
         with self.reading() as connection:
@@ -174,11 +178,12 @@ class PostgresEngine(Engine):
     def lock_plan(self, connection: sa.Connection, pipeline: str) -> None:
         _lock(connection, _PLAN_LOCK + pipeline)
 
-    def now_us(self, connection: sa.Connection) -> int:
-        return int(connection.exec_driver_sql(f"SELECT {self.clock}").scalar_one())
+    def now_us(self, connection: Connected) -> int:
+        return int(scalar(connection, f"SELECT {self.clock}"))
 
-    def take_fences(self, connection: sa.Connection, now_us: int, count: int) -> int:
-        return int(connection.execute(_TAKE_FENCES, {"now_us": now_us, "count": count}).scalar_one())
+    def take_fences(self, connection: Connected, now_us: int, count: int) -> int:
+        first: int = _TAKE_FENCES.rows(connection, {"now_us": now_us, "count": count})[0]["first"]
+        return first
 
     def claim_at_once(self, wanted: Mapping[str, Any]) -> list[Row]:
         with self.translated(), closing(self.sa.raw_connection()) as connection:
