@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -17,12 +18,16 @@ from contextlib import ExitStack
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 from urllib.error import URLError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 import pytest
+
+# Snowflake's connector would ask the metadata services of three clouds where it runs.
+os.environ["SNOWFLAKE_DISABLE_PLATFORM_DETECTION"] = "true"
 
 # Passwords are asked for over the socket too, so that a wrong one can be tried.
 _ACCESS = "local all guest scram-sha-256\nlocal all all trust\n"
@@ -404,6 +409,30 @@ def s3_server() -> Iterator[S3Server]:
         return
     with tempfile.TemporaryDirectory(prefix="pipeline-s3-") as name:
         server = S3Server(program, Path(name))
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def snowflake_servers() -> ModuleType:
+    """The module that starts stand-ins for Snowflake; where none can be had, the test is skipped with the reason."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parent / "tools")
+        module = importlib.import_module("snowflake_server")
+    try:
+        module.environment()
+    except module.Unavailable as missing:
+        _missing(str(missing))
+    return module
+
+
+@pytest.fixture(scope="session")
+def snowflake_server(snowflake_servers: ModuleType) -> Iterator[Any]:
+    """A stand-in for Snowflake, one for each process of the tests."""
+    with tempfile.TemporaryDirectory(prefix="pipeline-sf-") as folder:
+        server = snowflake_servers.Server(Path(folder))
         try:
             yield server
         finally:

@@ -68,9 +68,9 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        """Starts it, empty, and waits until it answers."""
+        """Starts it with the tables it had, and waits until it answers."""
         with (self._folder / "log").open("ab") as log:
-            command = [self._python, STANDIN, str(self.port)]
+            command = [self._python, STANDIN, str(self.port), self._folder]
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, env={**os.environ, "TMPDIR": str(self._folder)}
             )
@@ -88,7 +88,7 @@ class Server:
         return True
 
     def stop(self, sign: signal.Signals = signal.SIGTERM) -> None:
-        """Stops it; what it held is gone."""
+        """Stops it. SIGKILL drops everything at once but what is committed."""
         if self._process is not None:
             self._process.send_signal(sign)
             self._process.wait(PATIENCE_S)
@@ -106,7 +106,7 @@ class Server:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/{what}", timeout=PATIENCE_S) as answer:
             return list(json.load(answer))
 
-    def options(self) -> dict[str, Any]:
-        """How to connect, in the connector's own words."""
+    def options(self, database: str = "DB", schema: str = "PUBLIC") -> dict[str, Any]:
+        """How to connect, in the connector's own words; database and schema are made with the first connection."""
         place = {"account": "fakesnow", "host": "127.0.0.1", "port": self.port, "protocol": "http"}
-        return {**place, "user": self.user, "password": self.password, "database": "DB", "schema": "PUBLIC"}
+        return {**place, "user": self.user, "password": self.password, "database": database, "schema": schema}

@@ -19,7 +19,6 @@ import gzip
 import json
 import re
 import sys
-import threading
 import time
 import uuid
 from string import Template
@@ -30,6 +29,7 @@ import fakesnow.server as fake
 import uvicorn
 from fakesnow import copy_into, cursor, info_schema
 from fakesnow.cursor import FakeSnowflakeCursor
+from fakesnow.instance import FakeSnow
 from fakesnow.transforms import transforms
 from snowflake.connector import errors
 from starlette.applications import Starlette
@@ -66,7 +66,7 @@ class Session:
         self.lock_timeout_s = lock_timeout_s
         self.transaction: str | None = None
         self.seen = time.monotonic()
-        self.busy = threading.Lock()
+        self.busy = asyncio.Lock()
 
 
 sessions: dict[str, Session] = {}
@@ -104,7 +104,8 @@ async def login(request: Request) -> JSONResponse:
     parameters = data.setdefault("SESSION_PARAMETERS", {})
     autocommit = str(parameters.get("AUTOCOMMIT", True)).lower() != "false"
     parameters["AUTOCOMMIT"] = autocommit
-    reply = json.loads((await fake.login_request(with_body(request, body))).body)
+    async with definitions:
+        reply = json.loads((await fake.login_request(with_body(request, body))).body)
     session = Session(autocommit, float(parameters.get("LOCK_TIMEOUT", 43_200)))
     sessions[reply["data"]["token"]] = session
     reply["data"] |= {
@@ -134,9 +135,8 @@ async def query(request: Request) -> JSONResponse:
         return blocked
     here = f"'{session.transaction}'" if session.transaction else "NULL"
     sql = _SCRATCH.sub("", sql).replace("CURRENT_TRANSACTION()", here)
-    with session.busy:
-        async with definitions if _DDL.match(sql) else contextlib.AsyncExitStack():
-            answer = await fake.query_request(with_body(request, {**body, "sqlText": sql}))
+    async with session.busy, definitions if _DDL.match(sql) else contextlib.AsyncExitStack():
+        answer = await fake.query_request(with_body(request, {**body, "sqlText": sql}))
     session.seen = time.monotonic()
     if _ENDING.match(sql) or session.transaction is None:
         free(token)
@@ -284,4 +284,5 @@ more = [
 app = Starlette(routes=[*routes, *more])
 
 if __name__ == "__main__":
+    fake.shared_fs = FakeSnow(db_path=sys.argv[2])
     uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", timeout_keep_alive=600)

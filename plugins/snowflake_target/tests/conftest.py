@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing
 from itertools import count
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 from uuid import uuid4
 
@@ -20,7 +16,6 @@ from pipeline_core import Claim, Context, Load, Record, Secret, Staged, Window
 from pipeline_snowflake import SnowflakeSettings
 from pipeline_snowflake.connector import SnowflakeConnector
 
-TOOLS = Path(__file__).parents[3] / "tools"
 NUMBERS = count()
 MAJOR = int(snowflake.connector.__version__.partition(".")[0])
 
@@ -41,7 +36,6 @@ class Account:
             "paramstyle": "qmark",
             "autocommit": True,
             "session_parameters": {"TIMEZONE": "UTC"},
-            "platform_detection_timeout_seconds": 0.0,
         }
         return snowflake.connector.connect(**self.options, **given, **quiet, **more)
 
@@ -93,30 +87,6 @@ class Account:
 
 
 @pytest.fixture(scope="session")
-def servers() -> ModuleType:
-    """The module that starts the stand-in."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(TOOLS)
-        return importlib.import_module("snowflake_server")
-
-
-@pytest.fixture(scope="session")
-def server(servers: ModuleType) -> Iterator[Any]:
-    """A stand-in, one for each process of the tests."""
-    with tempfile.TemporaryDirectory(prefix="pipeline-sf-") as folder:
-        try:
-            started = servers.Server(Path(folder))
-        except servers.Unavailable as missing:
-            if os.environ.get("PIPELINE_REQUIRE_SERVICES") == "1":
-                pytest.fail(f"{missing}, and PIPELINE_REQUIRE_SERVICES=1 asks for it")
-            pytest.skip(str(missing))
-        try:
-            yield started
-        finally:
-            started.stop()
-
-
-@pytest.fixture(scope="session")
 def account(request: pytest.FixtureRequest) -> Iterator[Account]:
     """The account that the stand-in plays; with PIPELINE_SNOWFLAKE=1 the one that the environment names."""
     if os.environ.get("PIPELINE_SNOWFLAKE") == "1":
@@ -124,7 +94,7 @@ def account(request: pytest.FixtureRequest) -> Iterator[Account]:
         yield real
         real.clear()
     else:
-        server = request.getfixturevalue("server")
+        server = request.getfixturevalue("snowflake_server")
         yield Account(server.options(), server)
 
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -16,10 +15,9 @@ SAME = ["test_connector.py", "test_connector_conformance.py::TestSnowflake"]
 
 
 @pytest.mark.timeout(900)
-def test_connector_4_keeps_the_promises(servers: ModuleType, server: Any) -> None:
+def test_connector_4_keeps_the_promises(snowflake_servers: ModuleType) -> None:
     """Suite and statements, in a process of their own that finds 4.x before the installed 5.x."""
-    del server  # where there is none, the test is skipped with its reason
-    where = [servers.environment(), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    where = [snowflake_servers.environment(), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     folder = subprocess.run(where, capture_output=True, text=True, check=True).stdout.strip()
     place = {**os.environ, "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"}
     which = [sys.executable, "-c", "import snowflake.connector; print(snowflake.connector.__version__)"]

@@ -9,6 +9,7 @@ from math import gcd
 from pipeline_core import Window
 from pipeline_snowflake.session import Session
 from pipeline_snowflake.side import Side
+from pipeline_snowflake.timestamps import as_integer
 
 #: Half-open, in microseconds on the column's clock.
 Range = tuple[int, int]
@@ -42,8 +43,7 @@ def _by_step(session: Session, side: Side, cuts: Sequence[int], step: int, wante
     """Grouped by equal steps from the first cut."""
     first, last = cuts[0], cuts[-1]
     condition, values = side.where(side.timestamps.between(first, last))
-    timestamps = side.timestamps
-    after = f"DATEDIFF(MICROSECOND, {timestamps.bound}, {timestamps.sql})"
+    after = f"{as_integer(side.timestamps.sql)} - ?"
     # Without its remainder the distance divides evenly; Snowflake would round a quotient.
     grouped = session.rows(
         f"SELECT FROM_FIRST - MOD(FROM_FIRST, ?), COUNT(*) FROM "  # noqa: S608 - quoted

@@ -221,7 +221,6 @@ class Session:
             "paramstyle": "qmark",
             "arrow_number_to_decimal": True,
             "login_timeout": math.ceil(settings.login_timeout_s),
-            "platform_detection_timeout_seconds": 0.0,
             "session_parameters": {
                 "TIMEZONE": "UTC",
                 "QUERY_TAG": json.dumps({"pipeline": self._pipeline}),

@@ -5,6 +5,7 @@ from worlds.child import Child, harry
 from worlds.duckdb import DuckDbWorld
 from worlds.mariadb import MariaDbWorld
 from worlds.postgresql import PostgresWorld
+from worlds.snowflake import SnowflakeWorld
 from worlds.sqlite import SqliteWorld
 
 WORLDS: dict[str, type[World]] = {
@@ -12,6 +13,17 @@ WORLDS: dict[str, type[World]] = {
     "postgresql": PostgresWorld,
     "mariadb": MariaDbWorld,
     "duckdb": DuckDbWorld,
+    "snowflake": SnowflakeWorld,
 }
 
-__all__ = ["WORLDS", "Child", "DuckDbWorld", "MariaDbWorld", "PostgresWorld", "SqliteWorld", "World", "harry"]
+__all__ = [
+    "WORLDS",
+    "Child",
+    "DuckDbWorld",
+    "MariaDbWorld",
+    "PostgresWorld",
+    "SnowflakeWorld",
+    "SqliteWorld",
+    "World",
+    "harry",
+]
