@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Self, TypeVar, cast
 
-from attrs import evolve
+from attrs import asdict, evolve
 
 from pipeline_core import coverage
 from pipeline_core.config import Config, load, load_file
@@ -26,7 +26,7 @@ from pipeline_core.engine.parts import Parts, never
 from pipeline_core.errors import ConfigError, Interrupted
 from pipeline_core.ledger import Adoption
 from pipeline_core.log import Reporter, timed
-from pipeline_core.record import Asked, Change, Hand, Span, Status
+from pipeline_core.record import Asked, Change, Hand, Pruning, Span, Status
 from pipeline_core.reports import (
     AdoptionReport,
     CheckReport,
@@ -34,6 +34,7 @@ from pipeline_core.reports import (
     Finding,
     HandReport,
     MoveReport,
+    PruneReport,
     RunReport,
     StatusReport,
     Touched,
@@ -41,7 +42,7 @@ from pipeline_core.reports import (
 )
 from pipeline_core.secrets import redact
 from pipeline_core.timepolicy import ago_us
-from pipeline_core.window import MIN_US, Window, from_us, to_us
+from pipeline_core.window import MIN_US, Window, from_us, iso, to_us
 
 T = TypeVar("T")
 When = datetime | str | None
@@ -257,6 +258,22 @@ class Pipeline:
         """
         numbers = moving.take_in(self.store, self.config.pipeline, Path(file))
         return self._moved("imported", file, numbers)
+
+    def prune_store(self, *, before: datetime | str, dry_run: bool = False) -> PruneReport:
+        """Tells old windows in short: the done ones that end by `before` keep their counts, and give up evidence.
+
+        Superseded records and events as old go too. What is pending, running, quarantined or skipped keeps everything,
+        and planning, checks, reloads and the guard against a source that shrank find all that they go by. Other workers
+        may go on meanwhile. `dry_run` only counts.
+        """
+        before_us = cast(int, self.instant_us(before))
+        pruning = Pruning(self.config.pipeline, before_us, dry_run=dry_run)
+        pruned = self.store.prune(pruning)
+        if not dry_run:
+            while step := self.store.prune(pruning):
+                pruned += step
+            self.report.tell("pruned", before=iso(before_us), **asdict(pruned))
+        return PruneReport(self.config.pipeline, from_us(before_us), pruned, dry_run)
 
     def _moved(self, action: str, file: str | Path, numbers: moving.Numbers) -> MoveReport:
         self.report.tell(action, file=str(file), records=numbers["record"], events=numbers["event"])

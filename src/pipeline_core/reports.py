@@ -8,11 +8,12 @@ from enum import IntEnum
 from typing import Any
 
 from attrs import asdict, frozen
+from pendulum import DateTime
 
 from pipeline_core import coverage
 from pipeline_core.contracts import RecordStore
 from pipeline_core.decision import Counts
-from pipeline_core.record import Outcome, Record, Span, Status
+from pipeline_core.record import Outcome, Pruned, Record, Span, Status
 from pipeline_core.window import Window
 
 
@@ -132,6 +133,32 @@ class MoveReport:
 
     def as_mapping(self) -> dict[str, Any]:
         return {**asdict(self), "exit_code": int(self.exit_code)}
+
+
+@frozen
+class PruneReport:
+    """What a prune of windows that end by `before` did away with, or with `dry_run` would.
+
+    `done` windows gave up their details; `superseded` records and `events` are gone.
+    """
+
+    pipeline: str
+    before: DateTime
+    pruned: Pruned
+    dry_run: bool
+
+    @property
+    def exit_code(self) -> Exit:
+        return Exit.OK
+
+    def as_mapping(self) -> dict[str, Any]:
+        return {
+            "pipeline": self.pipeline,
+            "before": self.before.isoformat(),
+            **asdict(self.pruned),
+            "dry_run": self.dry_run,
+            "exit_code": int(self.exit_code),
+        }
 
 
 @frozen

@@ -60,6 +60,20 @@ def import_(session: Session, file: Annotated[Path, typer.Argument(help="What `s
         return _shown(session, pipeline.import_store(file))
 
 
+@verb(store_app)
+def prune(
+    session: Session,
+    *,
+    before: Annotated[str, typer.Option("--before", metavar="TIME", help="Windows that end by then; local.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would go.")] = False,
+) -> Exit:
+    """Tell old done windows in short: their counts stay, their evidence and events go."""
+    with session.pipeline() as pipeline:
+        report = pipeline.prune_store(before=before, dry_run=dry_run)
+    session.terminal.show(report.as_mapping(), views.prune_view(report, pipeline.config.policy.timezone))
+    return report.exit_code
+
+
 def _shown(session: Session, report: MoveReport) -> Exit:
     session.terminal.show(report.as_mapping(), views.move_view(report))
     return report.exit_code
