@@ -18,7 +18,7 @@ from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
@@ -335,8 +335,13 @@ class S3Server:
     def unfinished(self, bucket: str) -> list[str]:
         """The uploads in parts that were begun, and neither completed nor aborted."""
         address = f"http://127.0.0.1:{self._ports['filer.port']}/buckets/{bucket}/.uploads/"
-        with urlopen(Request(address, headers={"Accept": "application/json"})) as answer:
-            return [entry["FullPath"] for entry in json.load(answer)["Entries"] or ()]
+        try:
+            with urlopen(Request(address, headers={"Accept": "application/json"})) as answer:
+                return [entry["FullPath"] for entry in json.load(answer)["Entries"] or ()]
+        except HTTPError as error:
+            if error.code != 404:  # nothing was ever uploaded in parts
+                raise
+            return []
 
     def _make(self, bucket: str) -> None:
         import obstore  # noqa: PLC0415
