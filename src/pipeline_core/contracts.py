@@ -15,7 +15,18 @@ from typing import Generic, Protocol, TypeVar
 from attrs import field, frozen, validators
 
 from pipeline_core.ledger import Adoption, Entry
-from pipeline_core.record import Change, Claim, Event, Intervention, Record, Span, Status, Verdict
+from pipeline_core.record import (
+    Change,
+    Claim,
+    Event,
+    Intervention,
+    Pruned,
+    Pruning,
+    Record,
+    Span,
+    Status,
+    Verdict,
+)
 from pipeline_core.window import Window
 
 T = TypeVar("T")
@@ -196,6 +207,17 @@ class RecordStore(ABC):
 
         From then on every fence is above those of the records. RecordError where anything is kept of it already; what
         `kept` itself raises goes on to the caller, and nothing was taken in.
+        """
+
+    @abstractmethod
+    def prune(self, pruning: Pruning) -> Pruned:
+        """Does the next step of it, and says what was done; nothing once nothing is left. Call it until then.
+
+        The done records that it covers give up reason, evidence and the claim's id, as `in_short` says, and nothing
+        else: `spans` is the same before and after, whatever comes next. Superseded records that end by `before_us` go,
+        and so do events: those of windows that end by then and that no other live record overlaps, and those of no
+        window that are older. A step that did anything is one event, "pruned", which no prune takes away. With
+        `dry_run` nothing changes, and what all steps together would do is returned.
         """
 
     def upgrade(self) -> str:
@@ -401,7 +423,8 @@ class Target(Connector):
     def adopt(self, adoption: Adoption) -> Sequence[Entry]:
         """Hands the ledger's entries of another pipeline over, in one transaction that locks as a publication does.
 
-        Returns the entries handed over, their fences kept (see `pipeline_core.ledger.adopt`).
+        Returns the entries handed over, their fences kept (see `pipeline_core.ledger.adopt`); of a dry run those that
+        would be.
         """
 
     @abstractmethod

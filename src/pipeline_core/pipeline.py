@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Self, TypeVar, cast
 
-from attrs import evolve
+from attrs import asdict, evolve
 
 from pipeline_core import coverage
 from pipeline_core.config import Config, load, load_file
@@ -26,7 +26,7 @@ from pipeline_core.engine.parts import Parts, never
 from pipeline_core.errors import ConfigError, Interrupted
 from pipeline_core.ledger import Adoption
 from pipeline_core.log import Reporter, timed
-from pipeline_core.record import Asked, Change, Hand, Span, Status
+from pipeline_core.record import Asked, Change, Hand, Pruning, Span, Status
 from pipeline_core.reports import (
     AdoptionReport,
     CheckReport,
@@ -34,6 +34,7 @@ from pipeline_core.reports import (
     Finding,
     HandReport,
     MoveReport,
+    PruneReport,
     RunReport,
     StatusReport,
     Touched,
@@ -41,7 +42,7 @@ from pipeline_core.reports import (
 )
 from pipeline_core.secrets import redact
 from pipeline_core.timepolicy import ago_us
-from pipeline_core.window import MIN_US, Window, from_us, to_us
+from pipeline_core.window import MIN_US, Window, from_us, iso, to_us
 
 T = TypeVar("T")
 When = datetime | str | None
@@ -103,7 +104,8 @@ class Pipeline:
     def plan(self, *, start: When = None, end: When = None, dry_run: bool = False, now: When = None) -> Change:
         """Brings the records in line with the policy; returns what changed, or with `dry_run` what would.
 
-        `start`, `end`: only records and windows that start there; the rest is left to the next plan.
+        `start`, `end`: only records and windows that start there; the rest is left to the next plan, and so is what a
+        new cut lays across an end of the range.
         """
         with self.parts() as parts:
             return self._plan(parts, self.instant_us(now), within=self.within(start, end), dry_run=dry_run)
@@ -225,21 +227,24 @@ class Pipeline:
             spans = hands.reload(self.store, self.config, spans, asked, reason)
         return self._touched("reload", spans, reason, dry_run=dry_run)
 
-    def adopt(self, from_pipeline: str, *, start: When = None, end: When = None) -> AdoptionReport:
+    def adopt(
+        self, from_pipeline: str, *, start: When = None, end: When = None, dry_run: bool = False
+    ) -> AdoptionReport:
         """Takes over what another pipeline has published into the target, within this one's scope and `[start, end)`.
 
         From then on this pipeline may replace those rows, and the other is refused there. Rows and records stay as they
-        are: the next run counts the windows, and loads those that differ.
+        are: the next run counts the windows, and loads those that differ. `dry_run` only says what it would be.
         """
         if from_pipeline == self.config.pipeline:
             raise ConfigError(f"--from-pipeline: found {from_pipeline!r}, this pipeline itself; name the other one")
         self.require(Can.LOAD)
-        adoption = Adoption(self.config.pipeline, from_pipeline, self.within(start, end))
+        adoption = Adoption(self.config.pipeline, from_pipeline, self.within(start, end), dry_run)
         with self.parts() as parts:
             entries = parts.retried("adopt", None, lambda: parts.target.adopt(adoption))
         windows = [Window.from_us(*span) for span in coverage.merge(sorted((e.start_us, e.end_us) for e in entries))]
-        self.report.tell("adopted", entries=len(entries), from_pipeline=from_pipeline)
-        return AdoptionReport(self.config.pipeline, from_pipeline, len(entries), windows)
+        if not dry_run:
+            self.report.tell("adopted", entries=len(entries), from_pipeline=from_pipeline)
+        return AdoptionReport(self.config.pipeline, from_pipeline, len(entries), windows, dry_run)
 
     def export_store(self, file: str | Path) -> MoveReport:
         """Writes all that the store keeps of this pipeline to a file: records, evidence, fences and events.
@@ -257,6 +262,22 @@ class Pipeline:
         """
         numbers = moving.take_in(self.store, self.config.pipeline, Path(file))
         return self._moved("imported", file, numbers)
+
+    def prune_store(self, *, before: datetime | str, dry_run: bool = False) -> PruneReport:
+        """Tells old windows in short: the done ones that end by `before` keep their counts, and give up evidence.
+
+        Superseded records and events as old go too. What is pending, running, quarantined or skipped keeps everything,
+        and planning, checks, reloads and the guard against a source that shrank find all that they go by. Other workers
+        may go on meanwhile. `dry_run` only counts.
+        """
+        before_us = cast(int, self.instant_us(before))
+        pruning = Pruning(self.config.pipeline, before_us, dry_run=dry_run)
+        pruned = self.store.prune(pruning)
+        if not dry_run:
+            while step := self.store.prune(pruning):
+                pruned += step
+            self.report.tell("pruned", before=iso(before_us), **asdict(pruned))
+        return PruneReport(self.config.pipeline, from_us(before_us), pruned, dry_run)
 
     def _moved(self, action: str, file: str | Path, numbers: moving.Numbers) -> MoveReport:
         self.report.tell(action, file=str(file), records=numbers["record"], events=numbers["event"])

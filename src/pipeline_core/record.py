@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from pipeline_core.errors import RecordError
 from pipeline_core.window import Window
@@ -190,6 +190,50 @@ class Intervention:
     def told(self) -> str:
         """What the record gives as its reason."""
         return f"{self.hand} by {self.by}: {self.reason}"
+
+
+@frozen
+class Pruning:
+    """What is old enough to be told in short: windows that end by `before_us`, and events before it of no window.
+
+    Microseconds UTC. `most` is how many records, or events, one step of it may do away with; a `dry_run` counts all.
+    """
+
+    pipeline: str
+    before_us: int
+    most: int = 1_000
+    dry_run: bool = False
+
+    def covers(self, status: Status, outcome: Outcome | None, end_us: int) -> bool:
+        """Whether a live record is old, done and verified. What a person skipped stays: nothing else says who and why.
+
+        What any other live record overlaps keeps its events, however old.
+        """
+        return status is Status.DONE and outcome is not Outcome.SKIPPED and end_us <= self.before_us
+
+
+@frozen
+class Pruned:
+    """How many done records gave up their details, and how many superseded records and events are gone. They add up."""
+
+    done: int = 0
+    superseded: int = 0
+    events: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.done or self.superseded or self.events)
+
+    def __add__(self, other: Pruned) -> Pruned:
+        return Pruned(self.done + other.done, self.superseded + other.superseded, self.events + other.events)
+
+
+#: The reason of a done record whose own one was pruned.
+PRUNED = "verified before; its evidence and its events were pruned"
+
+
+def in_short(record: Record) -> Record:
+    """What is left of a done record once it is pruned: all that planning, checks and guards go by."""
+    return evolve(record, reason=PRUNED, claim_id=None, evidence={})
 
 
 @frozen

@@ -8,11 +8,12 @@ from enum import IntEnum
 from typing import Any
 
 from attrs import asdict, frozen
+from pendulum import DateTime
 
 from pipeline_core import coverage
 from pipeline_core.contracts import RecordStore
 from pipeline_core.decision import Counts
-from pipeline_core.record import Outcome, Record, Span, Status
+from pipeline_core.record import Outcome, Pruned, Record, Span, Status
 from pipeline_core.window import Window
 
 
@@ -95,12 +96,15 @@ class CheckReport:
 
 @frozen
 class AdoptionReport:
-    """What one pipeline took over from another: how many entries of the ledger, and which time they span, merged."""
+    """What one pipeline took over from another, or with `dry_run` would: how many entries of the ledger, and which time
+    they span, merged.
+    """
 
     pipeline: str
     from_pipeline: str
     entries: int
     windows: Sequence[Window]
+    dry_run: bool = False
 
     @property
     def exit_code(self) -> Exit:
@@ -112,6 +116,7 @@ class AdoptionReport:
             "from_pipeline": self.from_pipeline,
             "entries": self.entries,
             "windows": [window_mapping(window) for window in self.windows],
+            "dry_run": self.dry_run,
             "exit_code": int(self.exit_code),
         }
 
@@ -132,6 +137,32 @@ class MoveReport:
 
     def as_mapping(self) -> dict[str, Any]:
         return {**asdict(self), "exit_code": int(self.exit_code)}
+
+
+@frozen
+class PruneReport:
+    """What a prune of windows that end by `before` did away with, or with `dry_run` would.
+
+    `done` windows gave up their details; `superseded` records and `events` are gone.
+    """
+
+    pipeline: str
+    before: DateTime
+    pruned: Pruned
+    dry_run: bool
+
+    @property
+    def exit_code(self) -> Exit:
+        return Exit.OK
+
+    def as_mapping(self) -> dict[str, Any]:
+        return {
+            "pipeline": self.pipeline,
+            "before": self.before.isoformat(),
+            **asdict(self.pruned),
+            "dry_run": self.dry_run,
+            "exit_code": int(self.exit_code),
+        }
 
 
 @frozen

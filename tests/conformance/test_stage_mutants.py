@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from io import BufferedReader
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -111,7 +111,7 @@ class FindsFilesWithoutAManifest(Stage):
     """Any key will do."""
 
     def _clear_away(self, key: str) -> None:
-        self._folder.put(f"{key}/part-00000.parquet", b"half of it")
+        self._place.put(f"{key}/part-00000.parquet", b"half of it")
 
     def find(self, prefix: str) -> Sequence[Staged]:
         return [Staged(key, "flights", WINDOW, 17, 0, [], "", {}) for key in self.keys(prefix)]
@@ -218,7 +218,7 @@ class NoBatchIsFoundLater(Stage):
         window = {"start_us": 0, "end_us": 1}
         file = {"name": "none", "rows": 0, "bytes": 0, "sha256": ""}
         manifest = {"format": 1, "pipeline": "flights", "window": window, "fence": 17, "rows": 0, "files": [file]}
-        self._folder.put(f"{key}/{MANIFEST}", json.dumps(manifest | {"schema": "", "identity": {}}).encode())
+        self._place.put(f"{key}/{MANIFEST}", json.dumps(manifest | {"schema": "", "identity": {}}).encode())
 
 
 class WritingAgainAdds(Stage):
@@ -242,14 +242,14 @@ class WritingAgainDoesNothing(Stage):
 class ChecksumNotVerified(Stage):
     """The bytes are taken as they are."""
 
-    def _verify(self, staged: Staged, file: StagedFile, handle: BufferedReader) -> None:
+    def _verify(self, staged: Staged, file: StagedFile, handle: BufferedIOBase) -> None:
         pass
 
 
 class OnlyTheSizeIsVerified(Stage):
     """As long as there are as many bytes."""
 
-    def _verify(self, staged: Staged, file: StagedFile, handle: BufferedReader) -> None:
+    def _verify(self, staged: Staged, file: StagedFile, handle: BufferedIOBase) -> None:
         assert handle.seek(0, 2) == file.bytes
         handle.seek(0)
 
@@ -326,11 +326,11 @@ class RemoveForgetsTheManifest(Stage):
     """The window still counts as complete."""
 
     def remove(self, key: str) -> None:
-        kept = self._folder.get(f"{key}/{MANIFEST}") if self.keys(key) else None
+        kept = self._place.get(f"{key}/{MANIFEST}") if self.keys(key) else None
         super().remove(key)
         if kept is not None:
-            self._folder.make(key)
-            self._folder.put(f"{key}/{MANIFEST}", kept)
+            self._place.make(key)
+            self._place.put(f"{key}/{MANIFEST}", kept)
 
 
 class RemoveWantsSomethingToRemove(Stage):
@@ -354,7 +354,7 @@ class LeadsOut(Stage):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        self._folder = AnyPath(root / "deep" / "down")
+        self._place = AnyPath(root / "deep" / "down")
 
 
 class SimpleNamesOnly(Stage):

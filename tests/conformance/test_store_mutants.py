@@ -18,6 +18,8 @@ from pipeline_core import (
     ClaimRequest,
     Event,
     Intervention,
+    Pruned,
+    Pruning,
     Record,
     RecordStore,
     Removal,
@@ -28,6 +30,7 @@ from pipeline_core import (
 )
 from pipeline_core.contracts import Kept
 from pipeline_core.errors import PipelineError
+from pipeline_core.record import PRUNED, in_short
 from pipeline_core.testing import BrokenPromiseError, MemoryRecordStore, RecordStoreSuite
 
 
@@ -610,6 +613,73 @@ class MovesInPieces(Store):
         super().restore(pipeline, left)
 
 
+class PrunesWhatWasVerified(Store):
+    """A load may then shrink a window that nobody remembers."""
+
+    def prune(self, pruning: Pruning) -> Pruned:
+        pruned = super().prune(pruning)
+        for record in [*self._records(pruning.pipeline)]:
+            if record == in_short(record) and record.status is Status.DONE:
+                self._keep(evolve(record, verified_rows=None))
+        return pruned
+
+
+class PrunesWhatIsNotDone(Store):
+    """A window that waits for a person loses the reason."""
+
+    def prune(self, pruning: Pruning) -> Pruned:
+        pruned = super().prune(pruning)
+        for record in [*self._records(pruning.pipeline)]:
+            if record.window.end_us <= pruning.before_us and not pruning.dry_run:
+                self._keep(in_short(record))
+        return pruned
+
+
+class PrunesEveryEvent(Store):
+    """How a window came to be quarantined is forgotten."""
+
+    def prune(self, pruning: Pruning) -> Pruned:
+        pruned = super().prune(pruning)
+        if not pruning.dry_run:
+            self._log = [event for event in self._log if event.step == "pruned"]
+        return pruned
+
+
+class PrunesInOneGo(Store):
+    """Workers wait until all of it is done."""
+
+    def prune(self, pruning: Pruning) -> Pruned:
+        return super().prune(evolve(pruning, most=10**6))
+
+
+class PrunedForGood(Store):
+    """No reload finds the window."""
+
+    def _is_removable(self, record: Record, removal: Removal) -> bool:
+        return record.reason != PRUNED and super()._is_removable(record, removal)
+
+
+class ReadsPrunedFromTheStart(Store):
+    """What was pruned is read as if it were one record."""
+
+    def records(
+        self, pipeline: str, *status: Status, within: Window | None = None, limit: int | None = None
+    ) -> Sequence[Record]:
+        found = super().records(pipeline, *status, within=within, limit=limit)
+        return [r for r in found if within is None or r.reason != PRUNED or r.window.start_us == within.start_us]
+
+
+class PrunesWhatItRead(Store):
+    """A window that was reloaded meanwhile is done again, unseen."""
+
+    def prune(self, pruning: Pruning) -> Pruned:
+        done = [record for record in self.records(pruning.pipeline) if record.status is Status.DONE]
+        time.sleep(0.005)
+        for record in done:
+            self._keep(record)
+        return super().prune(pruning)
+
+
 @frozen
 class Mutant:
     """A broken store, and the test that notices."""
@@ -684,6 +754,13 @@ TABLE = [
     Mutant("moved whole", MovesTheLiveOnly, "test_a_moved_store_shows_the_same"),
     Mutant("moved whole", MovesInPieces, "test_a_store_is_moved_whole_or_not_at_all"),
     Mutant("moved whole", MovesOverWhatIsThere, "test_nothing_is_moved_over_what_is_there"),
+    Mutant("a prune harms nothing", PrunesWhatWasVerified, "test_a_prune_keeps_what_planning_goes_by"),
+    Mutant("a prune harms nothing", PrunesWhatIsNotDone, "test_a_prune_keeps_what_planning_goes_by"),
+    Mutant("a prune harms nothing", PrunesEveryEvent, "test_a_prune_keeps_the_events_of_what_is_not_done"),
+    Mutant("a prune harms nothing", PrunesInOneGo, "test_a_prune_goes_in_steps"),
+    Mutant("a prune harms nothing", PrunedForGood, "test_a_pruned_window_is_replaced_like_any_other"),
+    Mutant("a prune harms nothing", ReadsPrunedFromTheStart, "test_pruned_records_are_read_like_any_other"),
+    Mutant("a prune harms nothing", PrunesWhatItRead, "test_a_prune_beside_workers_harms_nothing"),
     Mutant("fences grow", MovesFencesButNotTheirSequence, "test_fences_are_above_those_that_were_moved"),
     Mutant("evidence", SettlesInSilence, "test_events_tell_each_transition_with_its_reason"),
     Mutant("evidence", LogsNewestFirst, "test_events_tell_each_transition_with_its_reason"),
@@ -718,6 +795,9 @@ def test_the_suite_notices(mutant: Mutant) -> None:
         FailuresForgetWhatWasVerified,
         LaysHandsOnWhatMovedOn,
         SettlesInSilence,
+        PrunesWhatWasVerified,
+        PrunesWhatIsNotDone,
+        PrunesEveryEvent,
     ],
 )
 def test_the_state_machine_notices(kind: type[Store]) -> None:

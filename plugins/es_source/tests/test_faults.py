@@ -12,7 +12,17 @@ from typing import Any
 
 import pytest
 
-from pipeline_core import ConfigError, Context, PermanentError, PipelineError, Secret, SideError, TransientError, Window
+from pipeline_core import (
+    ConfigError,
+    Context,
+    ExtractRequest,
+    PermanentError,
+    PipelineError,
+    Secret,
+    SideError,
+    TransientError,
+    Window,
+)
 from pipeline_elasticsearch import ElasticsearchSettings
 
 DAY = Window.from_us(1_362_873_600_000_000, 1_362_960_000_000_000)
@@ -214,6 +224,17 @@ def test_a_partial_answer_is_no_count(answering: Any, part: Any, error: type[Pip
     assert count(answering(200, json.dumps(WHOLE).encode(), GENUINE)) == 7
     with raised(error, text):
         count(answering(200, json.dumps({**WHOLE, **part}).encode(), GENUINE))
+
+
+def test_a_slice_that_gave_too_few_documents_is_no_window(answering: Any) -> None:
+    """The server said how many it holds; a page less of them ends the extraction, and the window is read again."""
+    body = {**WHOLE, "id": "point", "pit_id": "point", "hits": {"total": {"value": 7, "relation": "eq"}, "hits": []}}
+    url = answering(200, json.dumps(body).encode(), GENUINE)
+    settings = ElasticsearchSettings("flights", Secret(url), slices=1, shape="document")
+    with settings.open(Context("flights")) as side, closing(side.extract(ExtractRequest(DAY))) as batches:
+        assert len(next(batches)) == 0
+        with raised(TransientError, "gave 0 documents, but holds 7"):
+            next(batches)
 
 
 def test_what_the_server_warns_of_is_no_warning_here(answering: Any, recwarn: pytest.WarningsRecorder) -> None:

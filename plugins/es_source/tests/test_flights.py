@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -23,6 +24,7 @@ import pytest
 from pipeline_core import ExtractRequest, Pipeline, TransientError, Window
 
 ROOT = Path(__file__).parents[3]
+TUTORIAL = ROOT / "docs/tutorial/elasticsearch.md"
 LONG = os.environ.get("PIPELINE_LONG") == "1"
 NUMBERS = ("year", "month", "day", "hour", "minute", "flight", "distance", "air_time")
 YEAR = Window.from_us(1_356_998_400_000_000, 1_388_620_800_000_000)  # 2013 in New York, and some hours around it
@@ -104,6 +106,7 @@ def run(configured: dict[str, Any]) -> dict[str, Any]:
         return pipeline.run().as_mapping()
 
 
+@pytest.mark.timeout(1800)
 def test_real_flights_arrive_row_for_row(cluster: Any, flights: Any, postgres_server: Any, tmp_path: Path) -> None:
     """And document for document on their way back. A second run finds it all done.
 
@@ -223,9 +226,29 @@ def test_a_server_killed_while_it_is_counted_and_read(
         assert side.count(YEAR) == len(rows)
 
 
-def test_the_tutorial(cluster: Any, flights: Any, postgres_server: Any, tmp_path: Path) -> None:
-    """Its file and its commands, as they stand there."""
-    text = (ROOT / "docs/tutorial/elasticsearch.md").read_text()
+def ran(*command: str | Path, **options: Any) -> None:
+    """A program that ended well, in an environment that knows nothing of this checkout."""
+    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    clean |= options.pop("env", {})
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=clean, **options)
+    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of a new environment, into which the tutorial's own command installs built wheels."""
+    folder = tmp_path_factory.mktemp("installed")
+    for source in (ROOT, *(ROOT / "plugins" / name for name in ("es_source", "objects", "sql"))):
+        ran(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder / "dist", source)
+    ran(sys.executable, "-m", "venv", folder / "venv")
+    (command,) = re.findall(r"^\$ pip (install .*)", TUTORIAL.read_text(), re.MULTILINE)
+    ran(folder / "venv/bin/python", "-m", "pip", *shlex.split(command), cwd=folder)
+    return folder / "venv/bin"
+
+
+def test_the_tutorial(cluster: Any, flights: Any, postgres_server: Any, installed: Path, tmp_path: Path) -> None:
+    """Its file and its commands, as they stand there, from the wheels alone."""
+    text = TUTORIAL.read_text()
     (configured,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     assert len([line for line in configured.splitlines() if line.strip()]) <= 12
     (tmp_path / "pipeline.toml").write_text(configured)
@@ -234,19 +257,11 @@ def test_the_tutorial(cluster: Any, flights: Any, postgres_server: Any, tmp_path
     cluster.client.indices.put_alias(index=index, name="flights")
     database = postgres_server.new_database()
     try:
-        environment = {**os.environ, "ELASTICSEARCH_HOST": cluster.url, "TARGET_URL": postgres_server.url(database)}
+        environment = {"ELASTICSEARCH_HOST": cluster.url, "TARGET_URL": postgres_server.url(database)}
         for command in re.findall(r"^\$ (pipeline-core .*)|`(pipeline-core [\w ]+)`", text, re.MULTILINE):
-            _, *arguments = "".join(command).split()
+            program, *arguments = "".join(command).split()
             extra = ["--to", "2013-03-20"] if arguments == ["run"] else []
-            done = subprocess.run(
-                [Path(sys.executable).parent / "pipeline-core", *arguments, *extra],
-                env=environment,
-                cwd=tmp_path,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
+            ran(installed / program, *arguments, *extra, env=environment, cwd=tmp_path)
     finally:
         cluster.client.indices.delete_alias(index=index, name="flights")
     assert landed(flights, postgres_server, database, "@timestamp") == counted(flights, rows)

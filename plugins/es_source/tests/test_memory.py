@@ -66,6 +66,7 @@ def staged(cluster: Any, index: str, rows: int, folder: Path) -> int:
     return int(found["peak"])
 
 
+@pytest.mark.timeout(1800)
 def test_memory_does_not_grow_with_the_window(cluster: Any, tmp_path: Path) -> None:
     """Ten times the documents in one window take no quarter more of it."""
     index = cluster.index(MAPPING)

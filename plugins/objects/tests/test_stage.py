@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 
 from pipeline_core.contracts import Batch, Batches, Context, Stage, StageRequest
 from pipeline_core.errors import ConfigError, PermanentError, SideError, TransientError
+from pipeline_core.secrets import Secret
 from pipeline_core.window import Window
 from pipeline_objects import ObjectStageSettings, pipeline_stages
 from pipeline_objects.folder import Folder
@@ -654,8 +656,7 @@ def test_little_space_is_a_problem(stage: Stage, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("s3://bucket/stage", "s3:// is not supported yet"),
-        ("gs://bucket/stage", "gs:// is not supported yet"),
+        ("ftp://host/stage", "ftp:// is not supported"),
         ("file:stage", "file:stage"),
         ("file://stage", "file://stage"),
         ("file://host/stage", "file://host/stage"),
@@ -668,12 +669,51 @@ def test_little_space_is_a_problem(stage: Stage, monkeypatch: pytest.MonkeyPatch
         ("file:///a%00b", "%00"),
     ],
 )
-def test_only_a_local_folder_is_a_url(url: str, words: str) -> None:
-    """Every other form is refused with what was found and the form that is supported."""
+def test_only_a_folder_or_a_bucket_is_a_url(url: str, words: str) -> None:
+    """Every other form is refused with what was found and the forms that are supported."""
     with pytest.raises(ConfigError) as raised:
         ObjectStageSettings(url)
     assert words in str(raised.value)
     assert "file:///var/lib/stage" in str(raised.value)
+    assert "s3://bucket/stage" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("s3://", "expected a bucket"),
+        ("s3:///stage", "expected a bucket"),
+        ("s3://bucket/a/../b", "expected a bucket"),
+        ("s3://bucket/a//b", "expected a bucket"),
+        ("s3://bucket/a?b", "%3F"),
+        ("gs://bucket/a#b", "%23"),
+    ],
+)
+def test_a_bucket_is_named_by_its_url(url: str, words: str) -> None:
+    """A prefix is a relative path."""
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        ObjectStageSettings(url)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"url": "file:///a", "region": "eu-central-1"}, "stage.region: means nothing for file://"),
+        ({"url": "file:///a", "credentials": {"access_key_id": Secret("hush")}}, "stage.credentials"),
+        ({"url": "gs://a", "endpoint": "https://host"}, "stage.endpoint: means nothing for gs://"),
+        ({"url": "az://a", "encryption": "AES256"}, "stage.encryption"),
+        ({"url": "s3://a", "endpoint": "http://host"}, "allow_http"),
+        ({"url": "s3://a", "endpoint": "host:9000"}, "https://host"),
+        ({"url": "s3://a", "endpoint": "https://key:hush@host"}, "without a user name"),
+        ({"url": "s3://a", "kms_key_id": "key"}, "aws:kms"),
+        ({"url": "s3://a", "kms_key_id": "key", "encryption": "AES256"}, "aws:kms"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], words: str) -> None:
+    """A setting that would be passed over in silence is an error, and shows no secret."""
+    with pytest.raises(ConfigError, match=re.escape(words)) as raised:
+        ObjectStageSettings(**settings)
+    assert "hush" not in str(raised.value)
 
 
 @pytest.mark.parametrize("url", ["s3://key:hush@bucket/x", "//key:hush@host/x", "key:hush@host", "file://key:hush@h/x"])
@@ -690,7 +730,13 @@ def test_the_hook_offers_the_stage() -> None:
     assert (provider.name, provider.settings) == ("objects", ObjectStageSettings)
 
 
-def test_importing_the_plugin_loads_no_arrow() -> None:
-    """A program that never opens the stage does not wait for the library."""
-    code = "import pipeline_objects, sys; sys.exit('pyarrow' in sys.modules)"
+def test_importing_the_plugin_loads_no_library() -> None:
+    """A program that never opens the stage does not wait for Arrow; one that stages in a folder not for obstore."""
+    code = """
+import sys
+from pipeline_objects import ObjectStageSettings
+with_arrow = 'pyarrow' in sys.modules
+with ObjectStageSettings('file:///stage').open(None):
+    sys.exit(with_arrow or 'obstore' in sys.modules)
+"""
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -36,10 +36,11 @@ def adopt(
     ],
     start: Annotated[str | None, typer.Option("--from", metavar="TIME", help="Only from here on; local.")] = None,
     end: Annotated[str | None, typer.Option("--to", metavar="TIME", help="Only before this; local.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what it would be.")] = False,
 ) -> Exit:
     """Take over what another pipeline has published into this table."""
     with session.pipeline() as pipeline:
-        report = pipeline.adopt(from_pipeline, start=start, end=end)
+        report = pipeline.adopt(from_pipeline, start=start, end=end, dry_run=dry_run)
     session.terminal.show(report.as_mapping(), views.adoption_view(report, pipeline.config.policy.timezone))
     return report.exit_code
 
@@ -58,6 +59,20 @@ def import_(session: Session, file: Annotated[Path, typer.Argument(help="What `s
     """Take such a file into a store that keeps nothing of the pipeline yet."""
     with session.pipeline() as pipeline:
         return _shown(session, pipeline.import_store(file))
+
+
+@verb(store_app)
+def prune(
+    session: Session,
+    *,
+    before: Annotated[str, typer.Option("--before", metavar="TIME", help="Windows that end by then; local.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would go.")] = False,
+) -> Exit:
+    """Tell old done windows in short: their counts stay, their evidence and events go."""
+    with session.pipeline() as pipeline:
+        report = pipeline.prune_store(before=before, dry_run=dry_run)
+    session.terminal.show(report.as_mapping(), views.prune_view(report, pipeline.config.policy.timezone))
+    return report.exit_code
 
 
 def _shown(session: Session, report: MoveReport) -> Exit:

@@ -13,7 +13,16 @@ from rich.text import Text
 from pipeline_core.cli import picture
 from pipeline_core.plugins import Listed
 from pipeline_core.record import Change, Record
-from pipeline_core.reports import AdoptionReport, CheckReport, Finding, HandReport, MoveReport, RunReport, StatusReport
+from pipeline_core.reports import (
+    AdoptionReport,
+    CheckReport,
+    Finding,
+    HandReport,
+    MoveReport,
+    PruneReport,
+    RunReport,
+    StatusReport,
+)
 from pipeline_core.secrets import redact
 from pipeline_core.window import Window, from_us
 
@@ -82,7 +91,8 @@ def adoption_view(report: AdoptionReport, zone: str) -> RenderableType:
     if not report.entries:
         return Text(f"{report.pipeline}: pipeline {report.from_pipeline!r} has published nothing here to take over")
     spans = [Text(f"  {window_name(window, zone)}") for window in report.windows]
-    head = Text(f"{report.pipeline}: took over {report.entries:,} published windows of {report.from_pipeline!r}:")
+    took = "would take over" if report.dry_run else "took over"
+    head = Text(f"{report.pipeline}: {took} {report.entries:,} published windows of {report.from_pipeline!r}:")
     return Group(head, *spans[:_MOST_ROWS], *_left_out(len(spans)))
 
 
@@ -91,6 +101,16 @@ def move_view(report: MoveReport) -> RenderableType:
     way = {"exported": "to", "imported": "from"}[report.action]
     kept = f"{report.records:,} records and {report.events:,} events"
     return Text(f"{report.pipeline}: {report.action} {kept} {way} {report.file}")
+
+
+def prune_view(report: PruneReport, zone: str) -> RenderableType:
+    """What was told in short, and what is gone."""
+    pruned, before = report.pruned, moment(report.before, zone)
+    if not pruned:
+        return Text(f"{report.pipeline}: nothing to prune before {before}")
+    would = "would prune" if report.dry_run else "pruned"
+    what = f"{pruned.done:,} done windows, {pruned.superseded:,} superseded records and {pruned.events:,} events"
+    return Text(f"{report.pipeline}: {would} {what} before {before}")
 
 
 def hand_view(report: HandReport, zone: str) -> RenderableType:

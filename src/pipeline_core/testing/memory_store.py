@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
 
-from attrs import evolve
+from attrs import asdict, evolve
 
 from pipeline_core.contracts import ClaimRequest, Kept, RecordStore
 from pipeline_core.errors import ClaimLostError, RecordError
@@ -24,15 +24,18 @@ from pipeline_core.record import (
     Hand,
     Intervention,
     Outcome,
+    Pruned,
+    Pruning,
     Record,
     Removal,
     Span,
     Status,
     Verdict,
     by_hand,
+    in_short,
     transition,
 )
-from pipeline_core.window import SECOND_US, Window
+from pipeline_core.window import SECOND_US, Window, iso
 
 _MOST_DOUBLINGS = 20  # of a crash's backoff; 10 s have become four months by then
 
@@ -334,6 +337,27 @@ class MemoryRecordStore(RecordStore):
                     self._keep(each)
             self._starts[pipeline] = sorted(self._live[pipeline])
 
+    def prune(self, pruning: Pruning) -> Pruned:
+        with self._lock:
+            live = [*self._records(pruning.pipeline)]
+            kept = [record.window for record in live if not _covers(pruning, record)]
+            done = [record for record in live if _covers(pruning, record) and record != in_short(record)]
+            superseded = [record for record in self._superseded if _is_over(pruning, record)]
+            events = [event for event in self._log if _is_forgotten(pruning, event, kept)]
+            if pruning.dry_run:
+                return Pruned(len(done), len(superseded), len(events))
+            step = done[: pruning.most], superseded[: pruning.most], events[: pruning.most]
+            for record in step[0]:
+                self._keep(in_short(record))
+            gone = {id(each) for part in step[1:] for each in part}
+            self._superseded = [record for record in self._superseded if id(record) not in gone]
+            self._log = [event for event in self._log if id(event) not in gone]
+            pruned = Pruned(*(len(part) for part in step))
+            if pruned:
+                told = {"reason": f"before {iso(pruning.before_us)}", **asdict(pruned)}
+                self._log.append(Event(self.now_us(), pruning.pipeline, None, "pruned", told))
+            return pruned
+
     # --- the records --------------------------------------------------------------------------------------------------
 
     def _records(self, pipeline: str) -> Iterator[Record]:
@@ -397,6 +421,23 @@ def _starts_in(record: Record, within: Window) -> bool:
 
 def _overlap(one: Window, other: Window) -> bool:
     return one.start_us < other.end_us and other.start_us < one.end_us
+
+
+def _covers(pruning: Pruning, record: Record) -> bool:
+    return pruning.covers(record.status, record.outcome, record.window.end_us)
+
+
+def _is_over(pruning: Pruning, record: Record) -> bool:
+    return record.pipeline == pruning.pipeline and record.window.end_us <= pruning.before_us
+
+
+def _is_forgotten(pruning: Pruning, event: Event, kept: Sequence[Window]) -> bool:
+    """Whether an event is old; those of `kept` windows tell how they came to be as they are."""
+    if event.pipeline != pruning.pipeline or event.step == "pruned":
+        return False
+    if event.window is None:
+        return event.at_us < pruning.before_us
+    return event.window.end_us <= pruning.before_us and not any(_overlap(event.window, window) for window in kept)
 
 
 def _json(value: Mapping[str, Any], what: str) -> Mapping[str, Any]:

@@ -14,7 +14,20 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pipeline_core.contracts import ClaimRequest, Context, RecordStore
 from pipeline_core.errors import ClaimLostError
-from pipeline_core.record import Addition, Asked, Change, Claim, Hand, Intervention, Outcome, Removal, Status, Verdict
+from pipeline_core.record import (
+    Addition,
+    Asked,
+    Change,
+    Claim,
+    Hand,
+    Intervention,
+    Outcome,
+    Pruned,
+    Pruning,
+    Removal,
+    Status,
+    Verdict,
+)
 from pipeline_core.testing.findings import expect, expect_error, report
 from pipeline_core.testing.together import WORKERS, Act, Lost, Processes, in_threads
 from pipeline_core.window import SECOND_US, Window
@@ -114,9 +127,11 @@ class Model:
     rows: list[Row] = field(factory=list)
     last_fence: int = 0
     log: list[tuple[str, tuple[int, int] | None, str | None]] = field(factory=list)
+    superseded: list[tuple[int, int]] = field(factory=list)
 
     def copy(self) -> Model:
-        return evolve(self, rows=[evolve(row) for row in self.rows], log=[*self.log])
+        rows = [evolve(row) for row in self.rows]
+        return evolve(self, rows=rows, log=[*self.log], superseded=[*self.superseded])
 
     def move(self, row: Row, step: str, status: Status) -> None:
         row.status = status
@@ -145,6 +160,7 @@ class Model:
                     return False  # the change would put the same in its place
                 self.rows.remove(row)
                 self.move(row, "superseded", Status.SUPERSEDED)
+                self.superseded.append(row.span)
                 return True
         return False
 
@@ -230,6 +246,22 @@ class Model:
             self.move(row, str(intervention.hand), after)
             touched.append(row)
         return touched
+
+    def prune(self, pruning: Pruning) -> None:
+        before_us, kept = pruning.before_us, []
+        for row in self.rows:
+            if row.status is Status.DONE and row.outcome is not Outcome.SKIPPED and row.end_us <= before_us:
+                row.claim_id = None
+            else:
+                kept.append(row)
+        self.superseded = [span for span in self.superseded if span[1] > before_us]
+        self.log = [
+            told
+            for told in self.log
+            if told[1] is None
+            or told[1][1] > before_us
+            or any(row.start_us < told[1][1] and row.end_us > told[1][0] for row in kept)
+        ]
 
     def held(self, claim: Claim) -> Row | None:
         """The row that still carries the claim."""
@@ -452,6 +484,15 @@ class StoreMachine(RuleBasedStateMachine):
         expected = [Window.from_us(*row.span) for row in self.model.intervene(intervention)]
         self.same("intervene moves the windows that are still as they were read", moved, expected)
 
+    @rule(before_us=_instants, most=st.integers(1, 4))
+    def prune(self, before_us: int, most: int) -> None:
+        pruning = Pruning(PIPELINE, before_us, most)
+        expected, done = self.store.prune(evolve(pruning, dry_run=True)), Pruned()
+        while step := self.store.prune(pruning):
+            done += step
+        self.same("a dry run says what a prune then does", expected, done)
+        self.model.prune(pruning)
+
     @precondition(lambda self: self.clocked)
     @rule(seconds=st.sampled_from([1, 100, 450, 600, 601, -50]))
     def advance(self, seconds: int) -> None:
@@ -519,7 +560,10 @@ class StoreMachine(RuleBasedStateMachine):
         told = [
             (event.step, event.window and (event.window.start_us, event.window.end_us), event.fields.get("status"))
             for event in self.store.events(PIPELINE, since_us=-(10**15))
+            if event.step != "pruned"
         ]
+        gone = [(r.window.start_us, r.window.end_us) for r in self.store.records(PIPELINE, Status.SUPERSEDED)]
+        self.same("what is superseded is kept until it is pruned", sorted(gone), sorted(self.model.superseded))
         self.same("each transition is one event", sorted(told, key=str), sorted(self.model.log, key=str))
 
 

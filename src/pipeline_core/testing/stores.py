@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from itertools import pairwise
+from threading import Event
 from typing import Any
 
 import pytest
-from attrs import evolve
+from attrs import define, evolve, field
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.errors import Flaky
 from hypothesis.stateful import run_state_machine_as_test
@@ -27,10 +28,13 @@ from pipeline_core.record import (
     Hand,
     Intervention,
     Outcome,
+    Pruned,
+    Pruning,
     Record,
     Removal,
     Status,
     Verdict,
+    in_short,
 )
 from pipeline_core.testing.findings import BrokenPromiseError, expect, expect_error, report
 from pipeline_core.testing.store_model import ProcessMachine, StoreMachine, ThreadMachine
@@ -768,6 +772,135 @@ class RecordStoreSuite(ABC):
             store.restore("p", moved)
             expect("a second try takes in all", store, list(store.dump("p")), moved)
 
+    # --- pruning ------------------------------------------------------------------------------------------------------
+
+    def test_a_prune_keeps_what_planning_goes_by(self) -> None:
+        """Done windows give up their details, and no others do; what is not old, and of another pipeline, stays."""
+        with self.open_store() as store:
+            self._fill(store)
+            skip = Intervention("p", Hand.SKIP, [store.spans("p")[2]], "never mind", "ann@host")
+            store.intervene(skip)
+            store.apply(Change("p", add=[Addition(60, 70, 0), Addition(70, 80, 0)]))
+            for start_us in (60, 70):
+                store.settle(claim_one(store, within=Window.from_us(start_us, start_us + 1)), DONE)
+            store.apply(Change("q", add=[Addition(0, 10, 0)]))
+            spans, records, others = list(store.spans("p")), list(store.records("p")), list(store.events("q"))
+            pruning = Pruning("p", 70)
+            told = store.prune(evolve(pruning, dry_run=True))
+            expect("a dry run changes nothing", store, list(store.records("p")), records)
+            expect("two old windows are done, and one is superseded", store, (told.done, told.superseded), (2, 1))
+            expect("a prune does what its dry run says", store, prune(store, pruning), told)
+            expect("planning finds what it found", store, list(store.spans("p")), spans)
+            expected = [in_short(r) if r.window.start_us in (10, 60) else r for r in records]
+            expect("only done windows give up their details", store, list(store.records("p")), expected)
+            expect("superseded records go", store, list(store.records("p", Status.SUPERSEDED)), [])
+            expect("another pipeline is left alone", store, list(store.events("q")), others)
+            expect("once is enough", store, bool(store.prune(pruning)), False)
+
+    def test_a_prune_keeps_the_events_of_what_is_not_done(self) -> None:
+        """They tell how it came to be as it is; those of done windows go, and so does what was told of none before."""
+        with self.open_store() as store:
+            self.set_clock(store, 50)
+            self._fill(store)
+            self.set_clock(store, 60)
+            store.apply(Change("p", add=[Addition(60, 70, 0)]))
+            open_ = [e for e in store.events("p") if e.window is not None and e.window.start_us in (20, 30, 40)]
+            later = [event for event in store.events("p") if event.at_us == 60]
+            expected = [(event.step, event.window) for event in (*open_, *later)]
+            pruned = prune(store, Pruning("p", 60))
+            told = list(store.events("p"))
+            kept = [(event.step, event.window) for event in told if event.step != "pruned"]
+            expect("events of windows that are not done are kept", store, kept, expected)
+            steps = [event.fields for event in told if event.step == "pruned"]
+            found = [sum(fields[name] for fields in steps) for name in ("done", "superseded", "events")]
+            expect("each step is told", store, found, [pruned.done, pruned.superseded, pruned.events])
+
+    def test_a_prune_goes_in_steps(self) -> None:
+        """Of so many records, or events, each; what a step did is done, and the rest waits for the next."""
+        with self.open_store() as store:
+            store.apply(plan(25))
+            for claim in store.claim(request(limit=25)):
+                store.settle(claim, DONE)
+            pruning = Pruning("p", 250, most=10)
+            before, spans, steps = store.prune(evolve(pruning, dry_run=True)), list(store.spans("p")), [Pruned()]
+            expect("all done windows are old", store, before.done, 25)
+            while step := store.prune(pruning):
+                steps.append(step)
+                if max(step.done, step.superseded, step.events) > pruning.most:
+                    raise report("a step is of so many at most", store, None, pruning.most, step)
+                expect("planning finds what it found", store, list(store.spans("p")), spans)
+            expect("all steps do what was told before", store, sum(steps[1:], steps[0]), before)
+
+    def test_a_pruned_window_is_replaced_like_any_other(self) -> None:
+        """By itself: its neighbours stay as they are; and a worker that has settled it before can do nothing to it."""
+        with self.open_store() as store:
+            store.apply(plan(9))
+            claims = store.claim(request(limit=9))
+            for claim in claims:
+                store.settle(claim, DONE)
+            prune(store, Pruning("p", 100))
+            expect_error("a claim ends with the details", store, lambda: store.resume(claims[4], 60), ClaimLostError)
+            records = list(store.records("p"))
+            again = Addition(40, 50, 0, "a to b", 3, Asked.RELOAD)
+            change = Change("p", (removal(store, 40),), (again,), reason="reload")
+            expect("apply returns what took effect", store, store.apply(change), change)
+            others = [r for r in store.records("p") if r.window.start_us != 40]
+            expect("the neighbours stay", store, others, [*records[:4], *records[5:]])
+            expect("what overlaps them is passed over", store, bool(store.apply(Change("p", add=[again]))), False)
+            claim = claim_one(store)
+            expect("the window is claimed again", store, claim.window.start_us, 40)
+            store.settle(claim, DONE)
+            prune(store, Pruning("p", 100))
+            expect("it is pruned again", store, {r.reason for r in store.records("p")}, {records[0].reason})
+
+    def test_pruned_records_are_read_like_any_other(self) -> None:
+        """By status, span and limit, in order of time; and they can be moved to another store."""
+        with self.open_store() as store, self.open_store() as other:
+            store.apply(plan(9))
+            for claim in store.claim(request(limit=8)):
+                store.settle(claim, DONE)
+            prune(store, Pruning("p", 60))
+            prune(store, Pruning("p", 80))
+            records = list(store.records("p"))
+            for first, last, limit in [
+                (0, 90, None),
+                (20, 50, None),
+                (25, 50, 1),
+                (20, 50, 1),
+                (31, 35, 2),
+                (75, 90, 3),
+            ]:
+                within = Window.from_us(first, last)
+                expected = [r for r in records if first <= r.window.start_us < last][:limit]
+                found = list(store.records("p", within=within, limit=limit))
+                expect(f"records(within={first} to {last}, limit={limit})", store, found, expected)
+            expect("records(DONE)", store, list(store.records("p", Status.DONE)), records[:8])
+            expect("records(limit=)", store, list(store.records("p", limit=3)), records[:3])
+            other.restore("p", store.dump("p"))
+            expect("a pruned store moves", other, list(other.records("p")), records)
+
+    def test_a_prune_beside_workers_harms_nothing(self) -> None:
+        """While others claim, settle and reload: each window is done in the end, and none was done by two."""
+        with self.open_store() as store:
+            store.apply(plan(60))
+            beside = _Beside(store)
+            with ThreadPoolExecutor(5) as pool:
+                pruner = pool.submit(beside.prune)
+                workers = [pool.submit(beside.work) for _ in range(3)]
+                reloads = pool.submit(beside.reload)
+                everybody: list[Future[Any]] = [pruner, *workers, reloads]
+                for each in everybody:
+                    each.add_done_callback(beside.look)
+            pruner.result()
+            again = reloads.result()
+            claims = sorted((claim for worker in workers for claim in worker.result()), key=lambda claim: claim.fence)
+            taken = sorted(claim.window.start_us for claim in claims)
+            expect("two workers never hold one window", store, taken, sorted([*range(0, 600, 10), *again]))
+            prune(store, Pruning("p", 600))
+            latest = {claim.window.start_us: (Status.DONE, claim.fence) for claim in claims}
+            found = {span.start_us: (span.status, span.fence) for span in store.spans("p")}
+            expect("what was done last is what is kept", store, found, latest)
+
     def _fill(self, store: RecordStore) -> None:
         """One window pending as planned, and one of each other state."""
         store.apply(plan(6, fields={"key": "x"}))
@@ -853,6 +986,58 @@ def by(store: RecordStore, hand: Hand) -> Intervention:
     """That hand, laid by a person on every window that it fits."""
     spans = [span for span in store.spans("p") if span.status in hand.fits]
     return Intervention("p", hand, spans, "mended", "ann@host")
+
+
+def prune(store: RecordStore, pruning: Pruning) -> Pruned:
+    """All steps of it."""
+    pruned = Pruned()
+    while step := store.prune(pruning):
+        pruned += step
+    return pruned
+
+
+@define
+class _Beside:
+    """Those who work on one store at once, until all is done for good, or one of them fails."""
+
+    store: RecordStore
+    reloaded: Event = field(factory=Event)
+    failed: Event = field(factory=Event)
+
+    def look(self, ended: Future[Any]) -> None:
+        if ended.exception() is not None:
+            self.failed.set()
+
+    def goes_on(self) -> bool:
+        if self.failed.is_set():
+            return False
+        return not self.reloaded.is_set() or any(span.status is not Status.DONE for span in self.store.spans("p"))
+
+    def work(self) -> list[Claim]:
+        got = []
+        while self.goes_on():
+            for claim in self.store.claim(request(lease_s=6000)):
+                got.append(claim)
+                self.store.settle(claim, DONE)
+        return got
+
+    def reload(self) -> list[int]:
+        """Makes some windows pending again as soon as they are pruned; which ones."""
+        left, did = {*range(0, 600, 20)}, []
+        while left and self.goes_on():
+            for record in self.store.records("p", Status.DONE):
+                start_us, end_us = record.window.start_us, record.window.end_us
+                if start_us in left and record == in_short(record):
+                    remove = Removal(start_us, end_us, record.fence, "reload")
+                    add = Addition(start_us, end_us, 0, record.identity, record.verified_rows, Asked.RELOAD)
+                    did += [each.start_us for each in self.store.apply(Change("p", [remove], [add])).add]
+                    left -= {*did}
+        self.reloaded.set()
+        return did
+
+    def prune(self) -> None:
+        while self.goes_on():
+            self.store.prune(Pruning("p", 600, most=7))
 
 
 def removal(store: RecordStore, start_us: int) -> Removal:

@@ -1,33 +1,34 @@
-"""The local folder below a stage: names, bytes, and what an error of the operating system means for the run.
-
-A bucket would take the same verbs; `make` would have nothing to do there.
-"""
+"""The local folder below a stage, and what an error of the operating system means for the run."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from io import BufferedReader
+from io import BufferedIOBase, BufferedReader
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
-from typing import BinaryIO
+from typing import Any
 
 from attrs import frozen
 
+from pipeline_core.contracts import Problem
 from pipeline_core.errors import PermanentError, PipelineError, SideError, TransientError
+from pipeline_objects.place import parts_of
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 _AWAY = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENXIO}
 _BUSY = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EBUSY, errno.EINTR}
+_LITTLE_SPACE = 2**30
 _MAKE_TRIES = 1000  # each lost race needs another worker to empty the folder in the same instant
 
 
 @frozen
 class Folder:
-    """Files below `root`. A name is `key/file`, a key a relative path with `/`; neither leaves the root."""
+    """Files below `root`: a Place of this machine, or on a share."""
 
     root: Path
 
@@ -37,11 +38,9 @@ class Folder:
         with translated(path):
             _make_folder(path)
 
-    def create(self, name: str) -> BinaryIO:
+    def create(self, name: str) -> _LocalFile:
         """A new file, open for writing."""
-        path = self._path(name)
-        with translated(path):
-            return path.open("wb")
+        return _LocalFile(self._path(name))
 
     def put(self, name: str, data: bytes) -> None:
         """Puts a whole file where it can be seen, or none: it is complete and on the disk before it has its name.
@@ -65,14 +64,17 @@ class Folder:
             except FileNotFoundError:
                 return None
 
-    def open(self, name: str) -> BufferedReader | None:
+    @contextmanager
+    def reading(self, name: str) -> Iterator[BufferedReader | None]:
         """A file to read from, None where there is none."""
         path = self._path(name)
         with translated(path):
-            try:
-                return path.open("rb")
-            except FileNotFoundError:
-                return None
+            file = _opened(path)
+            if file is None:
+                yield None
+                return
+            with file:
+                yield file
 
     def url(self, name: str) -> str:
         """The `file:///` URL of a file."""
@@ -113,7 +115,23 @@ class Folder:
         with translated(path):
             path.unlink(missing_ok=True)
 
-    def try_writing(self) -> Path:
+    def problems(self) -> Iterable[Problem]:
+        """Whether the folder can be written, and whether there is space for a window or two."""
+        try:
+            place = self._try_writing()
+        except PipelineError as error:
+            found, _, remedy = str(error).partition("; ")
+            yield Problem(found, remedy)
+            return
+        with translated(place):
+            free = shutil.disk_usage(place).free
+        if free < _LITTLE_SPACE:
+            yield Problem(
+                f"stage {place}: {free // 2**20} MiB are free, less than {_LITTLE_SPACE // 2**20}",
+                "free space there, or give the stage a larger folder",
+            )
+
+    def _try_writing(self) -> Path:
         """Writes a byte into the root, or into the folder in which it will be made; returns that folder."""
         place = next(p for p in [self.root, *self.root.parents] if p.exists())
         with translated(place), TemporaryFile(dir=place) as file:
@@ -122,16 +140,32 @@ class Folder:
         return place
 
     def _path(self, name: str) -> Path:
-        parts = name.split("/")
-        if any(part in {"", ".", ".."} or {"\\", "\0"} & set(part) for part in parts):
-            raise PermanentError(
-                f"stage {self.root}: found the key {name!r}, expected a relative path without '..', '\\' or an empty "
-                "part, as in 'flights/0-3600000000/17'; give the pipeline a name without these"
-            )
-        return self.root.joinpath(*parts)
+        return self.root.joinpath(*parts_of(name, self.root))
 
 
-def sync(file: BinaryIO) -> None:
+class _LocalFile:
+    """A file while it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with translated(path):
+            self._file = path.open("wb")
+
+    def write(self, data: Any) -> None:
+        with translated(self._path):
+            self._file.write(data)
+
+    def finish(self) -> None:
+        """On the disk before the manifest says that it is there."""
+        with translated(self._path), self._file:
+            sync(self._file)
+
+    def abandon(self) -> None:
+        with suppress(OSError):  # closing flushes, and a full disk refuses once more: that has been reported
+            self._file.close()
+
+
+def sync(file: BufferedIOBase) -> None:
     """Waits until the file is on the disk."""
     file.flush()
     os.fsync(file.fileno())
@@ -150,7 +184,7 @@ def _meaning(error: OSError, place: Path) -> PipelineError:
     name = errno.errorcode.get(error.errno or 0, type(error).__name__)
     found = f"stage {place}: {error.strerror or error} ({name})"
     if error.errno in _FULL:
-        return TransientError(f"{found}; free space there, or give the stage a larger folder", side_down=True)
+        return TransientError(f"{found}; free space there, or name a larger folder (stage.url, TMPDIR)", side_down=True)
     if error.errno in _AWAY:
         return TransientError(f"{found}; check that the disk or the share answers", side_down=True)
     if error.errno in _BUSY:
@@ -160,6 +194,13 @@ def _meaning(error: OSError, place: Path) -> PipelineError:
     if error.errno in _REFUSED:
         return SideError(f"{found}; give this process a folder in which it may write, or correct stage.url")
     return PermanentError(f"{found}; expected to read and write there; check stage.url and the file system")
+
+
+def _opened(path: Path) -> BufferedReader | None:
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        return None
 
 
 def _make_folder(folder: Path) -> None:

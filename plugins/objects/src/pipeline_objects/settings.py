@@ -2,41 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote, unquote, urlsplit
 from urllib.request import url2pathname
 
-from attrs import field, frozen
+from attrs import field, frozen, validators
 
 from pipeline_core.contracts import Context, Stage
 from pipeline_core.errors import ConfigError
+from pipeline_core.secrets import Secret, redact
 
-_SUPPORTED = "expected a folder of this machine by its absolute path, as in url = 'file:///var/lib/stage'"
+if TYPE_CHECKING:
+    from pipeline_objects.bucket import Bucket
+
+_BUCKETS = ("s3", "gs", "az")
+_SUPPORTED = (
+    "expected a folder of this machine by its absolute path, as in url = 'file:///var/lib/stage', "
+    "or a bucket, as in url = 's3://bucket/stage'"
+)
 
 
 @frozen
 class ObjectStageSettings:
-    """Parquet files in a local folder.
+    """Parquet files in a local folder, or in a bucket of S3, GCS or Azure.
 
-    `url` is `file:///absolute/folder`; the folder is made when the first file is written.
+    `url` is `file:///absolute/folder`, `s3://bucket/prefix`, `gs://bucket/prefix` or `az://container/prefix`. A folder
+    is made when the first file is written; a bucket has to be there.
+
+    `region`, `endpoint`, `encryption` and `kms_key_id` are of S3 and what speaks its protocol: `endpoint` names another
+    service than Amazon's (`https://host:port`), `allow_http` does without TLS, `encryption` asks the service to encrypt
+    what it keeps. `credentials` are secrets by obstore's names (`access_key_id`, `secret_access_key`,
+    `session_token`); without them the environment and the machine's own role are asked. `options` are all other
+    settings of obstore's store, by its names. `timeout_s` limits, in seconds, what one request may take.
     """
 
     url: str = field()
+    region: str | None = None
+    endpoint: str | None = field(default=None)
+    allow_http: bool = False
+    credentials: Mapping[str, Secret] = field(factory=dict)
+    encryption: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
+    kms_key_id: str | None = None
+    options: Mapping[str, str] = field(factory=dict)
+    timeout_s: float = field(default=300.0, validator=validators.gt(0))
 
     @url.validator
-    def _names_a_folder(self, _: Any, value: str) -> None:
-        folder_of(value)
+    def _names_a_place(self, _: Any, value: str) -> None:
+        if _scheme(value) in _BUCKETS:
+            bucket_of(value)
+        else:
+            folder_of(value)
+
+    @endpoint.validator
+    def _names_a_service(self, _: Any, value: str | None) -> None:
+        if value is None:
+            return
+        scheme, _, rest = value.partition("://")
+        if scheme not in {"http", "https"} or not rest or "@" in rest:
+            raise ConfigError("stage.endpoint: expected https://host or https://host:port, without a user name")
+
+    def __attrs_post_init__(self) -> None:
+        """Raises ConfigError for settings that contradict each other."""
+        given = {
+            name
+            for name in ("region", "endpoint", "credentials", "encryption", "kms_key_id", "options", "allow_http")
+            if getattr(self, name)
+        }
+        scheme = _scheme(self.url)
+        known = {
+            "s3": given,
+            "gs": {"credentials", "options", "allow_http"},
+            "az": {"credentials", "options", "allow_http"},
+        }
+        for name in sorted(given - known.get(scheme, set())):
+            raise ConfigError(f"stage.{name}: means nothing for {scheme}://; leave it out, or correct stage.url")
+        if self.endpoint and self.endpoint.startswith("http:") and not self.allow_http:
+            raise ConfigError(
+                "stage.endpoint: found http://, which sends the rows as they are; expected https://, or "
+                "allow_http = true if that is meant"
+            )
+        if self.kms_key_id and self.encryption in {None, "AES256"}:
+            raise ConfigError("stage.kms_key_id: expected encryption = 'aws:kms' or 'aws:kms:dsse' with it")
 
     @contextmanager
     def open(self, context: Context, /) -> Iterator[Stage]:
-        """The stage. Holds nothing between two calls. `context` is not needed: every key names its pipeline."""
-        from pipeline_objects.folder import Folder  # noqa: PLC0415 - with the stage, when it is needed
+        """The stage. Holds nothing between two calls. `context` is not needed: every key names its pipeline.
+
+        Raises ConfigError for options that obstore refuses.
+        """
         from pipeline_objects.stage import ObjectStage  # noqa: PLC0415 - the Arrow library loads here
 
-        yield ObjectStage(Folder(folder_of(self.url)))
+        if _scheme(self.url) in _BUCKETS:
+            yield ObjectStage(_bucket(self))
+        else:
+            from pipeline_objects.folder import Folder  # noqa: PLC0415 - with the stage, when it is needed
+
+            yield ObjectStage(Folder(folder_of(self.url)))
 
 
 def folder_of(url: str) -> Path:
@@ -46,7 +110,7 @@ def folder_of(url: str) -> Path:
     """
     scheme, colon, rest = url.partition(":")
     if colon and scheme.lower() != "file" and rest.startswith("//"):
-        raise ConfigError(f"stage.url: {scheme}:// is not supported yet; {_SUPPORTED}")
+        raise ConfigError(f"stage.url: {scheme}:// is not supported; {_SUPPORTED}")
     if scheme.lower() != "file" or not rest.startswith("///"):
         raise ConfigError(f"stage.url: found {_shown(url)}; {_SUPPORTED}")
     parts = urlsplit(url)
@@ -58,5 +122,57 @@ def folder_of(url: str) -> Path:
     return path
 
 
+def bucket_of(url: str) -> tuple[str, str]:
+    """The bucket that a URL names, and the prefix in it without `/` at its ends; `%20` and the like are decoded.
+
+    Raises ConfigError for a URL that names none, or more than that.
+    """
+    parts = urlsplit(url)
+    if "@" in parts.netloc:
+        raise ConfigError("stage.url: found something before an @; expected stage.credentials to hold it")
+    if parts.query or parts.fragment:
+        raise ConfigError(f"stage.url: found {url!r}; write ? as %3F and # as %23")
+    prefix = unquote(parts.path).strip("/")
+    if not parts.netloc or any(part in {"", ".", ".."} for part in prefix.split("/") if prefix):
+        raise ConfigError(f"stage.url: found {url!r}, expected a bucket and perhaps a prefix: s3://bucket/stage")
+    return parts.netloc, prefix
+
+
+def _scheme(url: str) -> str:
+    return url.partition("://")[0].lower()
+
+
 def _shown(url: str) -> str:
     return "a URL with a user name in it" if "@" in url and not url.startswith("file:///") else repr(url)
+
+
+def _bucket(settings: ObjectStageSettings) -> Bucket:
+    from obstore.exceptions import BaseError  # noqa: PLC0415 - who stages in a folder does without obstore
+    from obstore.store import AzureStore, GCSStore, S3Store  # noqa: PLC0415
+
+    from pipeline_objects.bucket import RETRIES, Bucket, client  # noqa: PLC0415
+
+    name, prefix = bucket_of(settings.url)
+    scheme = _scheme(settings.url)
+    kinds: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
+    named = {
+        "region": settings.region,
+        "endpoint": settings.endpoint,
+        "server_side_encryption": settings.encryption,
+        "sse_kms_key_id": settings.kms_key_id,
+    }
+    config = {option: value for option, value in named.items() if value is not None}
+    config |= settings.options
+    config |= {option: secret.reveal() for option, secret in settings.credentials.items()}
+    try:
+        store = kinds[scheme](
+            name,
+            prefix=prefix or None,
+            config=config,
+            client_options=client(allow_http=settings.allow_http, timeout_s=settings.timeout_s),
+            retry_config=RETRIES,
+        )
+    except BaseError as error:
+        text = redact(str(error).partition("\n")[0].rstrip("."))
+        raise ConfigError(f"stage: {text}; correct stage.credentials or stage.options") from None
+    return Bucket(store, "/".join(part for part in (f"{scheme}://{name}", quote(prefix)) if part))

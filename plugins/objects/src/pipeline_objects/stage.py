@@ -6,21 +6,19 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from io import BufferedReader
+from io import BufferedIOBase
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline_core.contracts import Batches, Problem, Stage, Staged, StagedFile, StageRequest
-from pipeline_core.errors import PermanentError, PipelineError, TransientError
+from pipeline_core.errors import ClaimLostError, PermanentError, PipelineError, TransientError
 from pipeline_core.window import Window, iso
-from pipeline_objects.folder import Folder, sync, translated
+from pipeline_objects.place import NewFile, Place
 
 _MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -30,7 +28,6 @@ _FILE_BYTES = 128 * 2**20
 _GROUP_ROWS = 100_000
 _GROUP_BYTES = 64 * 2**20
 _READ_ROWS = 50_000
-_LITTLE_SPACE = 2**30
 
 _log = logging.getLogger(__name__)
 
@@ -41,8 +38,8 @@ class ObjectStage(Stage):
     `file_bytes` is the size from which on a file is closed and the next one begun.
     """
 
-    def __init__(self, folder: Folder, file_bytes: int = _FILE_BYTES) -> None:
-        self._folder = folder
+    def __init__(self, place: Place, file_bytes: int = _FILE_BYTES) -> None:
+        self._place = place
         self._file_bytes = file_bytes
 
     def write(self, request: StageRequest, batches: Batches) -> Staged:
@@ -50,10 +47,11 @@ class ObjectStage(Stage):
 
         Parquet stores a few types as their neighbour: seconds as milliseconds, `date64` as `date32`. Raises
         PermanentError where a batch differs in schema from the first, or a type has no place in Parquet;
-        TransientError on a full disk; SideError where this process may not write.
+        TransientError on a full disk or where the bucket cannot be reached; SideError where this process may not
+        write; ClaimLostError where another writer has completed this very key in a bucket meanwhile.
         """
         self.remove(request.key)
-        self._folder.make(request.key)
+        self._place.make(request.key)
         try:
             schema, files = self._write_files(request.key, batches)
             staged = Staged(
@@ -66,7 +64,9 @@ class ObjectStage(Stage):
                 schema=schema,
                 identity=dict(request.identity),
             )
-            self._folder.put(f"{request.key}/{_MANIFEST}", _to_json(staged))
+            self._place.put(f"{request.key}/{_MANIFEST}", _to_json(staged))
+        except ClaimLostError:
+            raise  # what lies under this key is another writer's now
         except BaseException:
             self._clear_away(request.key)
             raise
@@ -79,7 +79,7 @@ class ObjectStage(Stage):
 
     def keys(self, prefix: str) -> Sequence[str]:
         """The keys that begin with `prefix` and hold any file at all, complete or not."""
-        return self._folder.keys(prefix)
+        return self._place.keys(prefix)
 
     def read(self, staged: Staged) -> Batches:
         """The rows as `pyarrow.RecordBatch`, a row group in memory at a time, at least one batch.
@@ -89,32 +89,19 @@ class ObjectStage(Stage):
         """
         for file in staged.files:
             name = _name(file)
-            handle = self._folder.open(f"{staged.key}/{name}")
-            if handle is None:
-                raise self._rejected(staged, file, "the file is missing")
-            with handle, translated(self._folder.root / staged.key / name):
+            with self._place.reading(f"{staged.key}/{name}") as handle:
+                if handle is None:
+                    raise self._rejected(staged, file, "the file is missing")
                 self._verify(staged, file, handle)
                 yield from _rows(handle)
 
     def remove(self, key: str) -> None:
         """Removes the key's files, the manifest first, and the folders that this leaves empty."""
-        self._folder.remove(key, first=_MANIFEST)
+        self._place.remove(key, first=_MANIFEST)
 
     def problems(self) -> Iterable[Problem]:
-        """Whether the folder can be written, and whether there is space for a window or two."""
-        try:
-            place = self._folder.try_writing()
-        except PipelineError as error:
-            found, _, remedy = str(error).partition("; ")
-            yield Problem(found, remedy)
-            return
-        with translated(place):
-            free = shutil.disk_usage(place).free
-        if free < _LITTLE_SPACE:
-            yield Problem(
-                f"stage {place}: {free // 2**20} MiB are free, less than {_LITTLE_SPACE // 2**20}",
-                "free space there, or give the stage a larger folder",
-            )
+        """Whether files can be written there, and what else the place finds."""
+        return self._place.problems()
 
     def _write_files(self, key: str, batches: Batches) -> tuple[str, list[StagedFile]]:
         files: list[StagedFile] = []
@@ -124,7 +111,7 @@ class ObjectStage(Stage):
             for table in _row_groups(batches, f"stage {key}"):
                 if part is None:
                     name = f"{key}/part-{len(files):05}.parquet"
-                    part = _Part(self._folder, name, table.schema)
+                    part = _Part(self._place, name, table.schema)
                     schema = schema or _text(table.schema)
                 part.write(table)
                 if part.bytes >= self._file_bytes:
@@ -146,16 +133,16 @@ class ObjectStage(Stage):
             _log.warning("stage %s: cannot remove a half-written window: %s", key, error)
 
     def _manifest(self, key: str) -> Staged | None:
-        data = self._folder.get(f"{key}/{_MANIFEST}")
+        data = self._place.get(f"{key}/{_MANIFEST}")
         if data is None:
             return None
         try:
-            return _from_json(data, key, self._folder)
+            return _from_json(data, key, self._place)
         except (ValueError, TypeError, KeyError, AttributeError, PermanentError) as error:
             _log.warning("stage %s: the manifest cannot be read, so the window is not complete: %r", key, error)
             return None
 
-    def _verify(self, staged: Staged, file: StagedFile, handle: BufferedReader) -> None:
+    def _verify(self, staged: Staged, file: StagedFile, handle: BufferedIOBase) -> None:
         size = handle.seek(0, os.SEEK_END)
         if size != file.bytes:
             raise self._rejected(staged, file, f"found {size} bytes, expected {file.bytes}")
@@ -166,18 +153,17 @@ class ObjectStage(Stage):
             raise self._rejected(staged, file, f"found sha256 {found}, expected {file.sha256}")
 
     def _rejected(self, staged: Staged, file: StagedFile, why: str) -> TransientError:
-        self._folder.discard(f"{staged.key}/{_MANIFEST}")
+        self._place.discard(f"{staged.key}/{_MANIFEST}")
         return TransientError(f"stage {file.url}: {why}; the window will be extracted again")
 
 
 class _Part:
     """One Parquet file while it is written. Counts and hashes the bytes as they pass."""
 
-    def __init__(self, folder: Folder, name: str, schema: pa.Schema) -> None:
-        self._url = folder.url(name)
-        self._place = folder.root / name
+    def __init__(self, place: Place, name: str, schema: pa.Schema) -> None:
+        self._url = place.url(name)
         self._rows = 0
-        self._sink = _Sink(folder.create(name))
+        self._sink = _Sink(place.create(name))
         try:
             self._writer = pq.ParquetWriter(self._sink, schema, compression="zstd")
         except pa.ArrowException as error:
@@ -189,17 +175,15 @@ class _Part:
         return self._sink.written
 
     def write(self, table: pa.Table) -> None:
-        with translated(self._place):
-            try:
-                self._writer.write_table(table)
-            except pa.ArrowException as error:
-                raise _refused(f"stage {self._url}", table.schema, error) from None
+        try:
+            self._writer.write_table(table)
+        except pa.ArrowException as error:
+            raise _refused(f"stage {self._url}", table.schema, error) from None
         self._rows += table.num_rows
 
     def finish(self) -> StagedFile:
-        with translated(self._place):
-            self._writer.close()
-            self._sink.finish()
+        self._writer.close()
+        self._sink.finish()
         return StagedFile(self._url, self._rows, self.bytes, self._sink.digest.hexdigest())
 
     def abandon(self) -> None:
@@ -211,8 +195,8 @@ class _Part:
 class _Sink:
     """What Arrow writes into: the methods it calls on a Python file."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file: BinaryIO | None = file
+    def __init__(self, file: NewFile) -> None:
+        self._file: NewFile | None = file
         self.digest = hashlib.sha256()
         self.written = 0
         self.closed = False
@@ -230,16 +214,13 @@ class _Sink:
         """Nothing to do before the end."""
 
     def finish(self) -> None:
-        """On the disk before the manifest says that it is there."""
         if self._file is not None:
-            with self._file:
-                sync(self._file)
+            self._file.finish()
 
     def abandon(self) -> None:
         if self._file is not None:
             file, self._file = self._file, None
-            with suppress(OSError):  # closing flushes, and a full disk refuses once more: that has been reported
-                file.close()
+            file.abandon()
 
 
 def _row_groups(batches: Batches, place: str) -> Iterator[pa.Table]:
@@ -304,12 +285,13 @@ def _fits(field: pa.Field) -> bool:
     return True
 
 
-def _rows(handle: BufferedReader) -> Iterator[pa.RecordBatch]:
+def _rows(handle: BufferedIOBase) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(handle) as parquet:
         if parquet.metadata.num_rows == 0:
             schema = parquet.schema_arrow
             yield pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
-        yield from parquet.iter_batches(_READ_ROWS)
+        for group in range(parquet.num_row_groups):  # a batch of wide rows would span several, up to the whole file
+            yield from parquet.iter_batches(_READ_ROWS, row_groups=[group])
 
 
 def _text(schema: pa.Schema) -> str:
@@ -344,13 +326,13 @@ def _to_json(staged: Staged) -> bytes:
     return json.dumps(manifest, indent=2).encode()
 
 
-def _from_json(data: bytes, key: str, folder: Folder) -> Staged:
+def _from_json(data: bytes, key: str, place: Place) -> Staged:
     """The manifest of `key`. Anything else raises whatever it runs into first: the caller knows them all."""
     found: Mapping[str, Any] = json.loads(data)
     if found["format"] != _FORMAT:
         raise ValueError(f"found format {found['format']!r}, expected {_FORMAT}")
     files = tuple(
-        StagedFile(folder.url(f"{key}/{file['name']}"), int(file["rows"]), int(file["bytes"]), str(file["sha256"]))
+        StagedFile(place.url(f"{key}/{file['name']}"), int(file["rows"]), int(file["bytes"]), str(file["sha256"]))
         for file in found["files"]
     )
     rows = int(found["rows"])

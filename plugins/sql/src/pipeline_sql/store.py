@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
 import sqlalchemy as sa
-from attrs import evolve
+from attrs import asdict, evolve
 
 from pipeline_core import (
     Addition,
@@ -25,6 +26,8 @@ from pipeline_core import (
     Hand,
     Intervention,
     Outcome,
+    Pruned,
+    Pruning,
     Record,
     RecordError,
     RecordStore,
@@ -38,8 +41,10 @@ from pipeline_core.contracts import Kept
 from pipeline_core.record import by_hand, transition
 from pipeline_core.window import MIN_US, iso
 from pipeline_sql.engines.default import Engine
+from pipeline_sql.folding import FOLDED, laid_apart
 from pipeline_sql.migrations import migrate
 from pipeline_sql.prepared import Connected, Prepared, Row
+from pipeline_sql.pruning import PRUNE, prune_step, to_prune
 from pipeline_sql.readiness import is_pending, is_ready, is_running, nothing_due, of_request
 from pipeline_sql.schema import events, records
 
@@ -67,7 +72,18 @@ _LIVE_BETWEEN = (
     .where(_live, records.c.start_us >= sa.bindparam("first_us"), records.c.start_us < sa.bindparam("last_us"))
     .order_by(records.c.start_us)
 )
-_SPANS = sa.select(*(records.c[name] for name in Span._fields)).where(_live).order_by(records.c.start_us)
+_is_folded = records.c.outcome == FOLDED
+_SPANS = (
+    sa.select(*(records.c[name] for name in Span._fields), sa.case((_is_folded, records.c.evidence)).label("evidence"))
+    .where(_live)
+    .order_by(records.c.start_us)
+)
+_FOLDED_OVER = (
+    sa.select(records)
+    .where(_live, _is_folded, records.c.start_us < sa.bindparam("last_us"), records.c.end_us > sa.bindparam("first_us"))
+    .order_by(records.c.start_us)
+    .with_for_update()
+)
 
 _OLDEST_READY = Prepared(
     sa.select(records)
@@ -158,7 +174,9 @@ class SqlRecordStore(RecordStore):
                     verified_rows,
                     asked_of[asked],
                 )
-                for start, end, status, fence, attempts, identity, text, outcome, verified_rows, asked in rows
+                for start, end, status, fence, attempts, identity, text, outcome, verified_rows, asked, _ in (
+                    each for row in rows for each in (_spans_of(row) if row.outcome == FOLDED else (row,))
+                )
             ]
 
     def records(
@@ -167,10 +185,13 @@ class SqlRecordStore(RecordStore):
         query = sa.select(records).where(records.c.pipeline == pipeline)
         query = query.where(records.c.status.in_(status)) if status else query.where(records.c.live == 1)
         if within is not None:
-            query = query.where(records.c.start_us >= within.start_us, records.c.start_us < within.end_us)
-        query = query.order_by(records.c.start_us, records.c.id).limit(limit)
+            query = query.where(_from(pipeline, within.start_us), records.c.start_us < within.end_us)
+        query = query.order_by(records.c.start_us, records.c.id).limit(None if limit is None else limit + 1)
         with self._engine.reading() as connection:
-            return [_record(row) for row in _rows(connection, query)]
+            found = [_record(row) for row in laid_apart(_rows(connection, query))]
+        if within is not None:
+            found = [record for record in found if within.start_us <= record.window.start_us < within.end_us]
+        return found[:limit]
 
     def events(self, pipeline: str, since_us: int = 0, window: Window | None = None) -> Iterable[Event]:
         order = (events.c.at_us, events.c.id)
@@ -203,6 +224,7 @@ class SqlRecordStore(RecordStore):
         with self._engine.writing() as connection:
             self._engine.lock_plan(connection, change.pipeline)
             now_us = self._engine.now_us(connection)
+            _lay_apart(connection, change)
             removed = _supersede(connection, change, now_us)
             added = _add(connection, change, now_us)
             if removed or added:
@@ -294,7 +316,7 @@ class SqlRecordStore(RecordStore):
 
     def dump(self, pipeline: str) -> Kept:
         with self._engine.snapshot() as connection:
-            yield from map(_record, _as_they_came(connection, records, pipeline))
+            yield from map(_record, laid_apart(_as_they_came(connection, records, pipeline)))
             yield from map(_told, _as_they_came(connection, events, pipeline))
 
     def restore(self, pipeline: str, kept: Iterable[Record | Event]) -> None:
@@ -316,6 +338,19 @@ class SqlRecordStore(RecordStore):
                 if told:
                     _LOG.run(connection, [_logged(event) for event in told])
             self._engine.take_fences(connection, highest, 1)
+
+    def prune(self, pruning: Pruning) -> Pruned:
+        if pruning.dry_run:
+            with self._engine.reading() as connection:
+                return to_prune(connection, pruning)
+        with self._engine.writing() as connection:
+            self._engine.lock_plan(connection, pruning.pipeline)
+            pruned = prune_step(connection, pruning)
+            if pruned:
+                told = {"reason": f"before {iso(pruning.before_us)}", **asdict(pruned)}
+                run = {"pipeline": pruning.pipeline, "start_us": None, "end_us": None}
+                _LOG.run(connection, [_event(run, PRUNE, self._engine.now_us(connection), told)])
+            return pruned
 
 
 # --- transitions ------------------------------------------------------------------------------------------------------
@@ -441,7 +476,7 @@ def _held(connection: Connected, claim: Claim) -> Row:
     rows = _LIVE_AT.rows(connection, {"pipeline": claim.record.pipeline, "start_us": claim.window.start_us})
     row = rows[0] if rows else None
     if row is None or row["end_us"] != claim.window.end_us:
-        raise _lost(claim, "the record was superseded")
+        raise _lost(claim, "the record was superseded, or told in short by a prune")
     if row["claim_id"] is None:
         raise _lost(claim, f"it was given back, and is {row['status']} now: {row['reason']}")
     if row["claim_id"] != claim.id:
@@ -467,6 +502,19 @@ def _lost(claim: Claim, why: str) -> ClaimLostError:
 
 
 # --- applying a change ------------------------------------------------------------------------------------------------
+
+
+def _lay_apart(connection: sa.Connection, change: Change) -> None:
+    """Makes single records again of those that the change removes out of a row of many."""
+    starts = sorted(removal.start_us for removal in change.remove)
+    if not starts:
+        return
+    over = {"pipeline": change.pipeline, "first_us": starts[0], "last_us": starts[-1] + 1}
+    for row in _rows(connection, _FOLDED_OVER, over):
+        at = bisect_left(starts, row["start_us"])
+        if at < len(starts) and starts[at] < row["end_us"]:
+            connection.execute(sa.delete(records).where(records.c.id == row["id"]))
+            _INSERT.run(connection, [*laid_apart([row])])
 
 
 def _supersede(connection: sa.Connection, change: Change, now_us: int) -> list[Removal]:
@@ -581,6 +629,20 @@ def _as_they_came(connection: sa.Connection, table: sa.Table, pipeline: str) -> 
     while page:
         yield from page
         page = _rows(connection, query.where(table.c.id > page[-1]["id"]))
+
+
+def _from(pipeline: str, first_us: int) -> sa.ColumnElement[bool]:
+    """That a record starts at `first_us` or later, or is in the row of many that reaches in from before."""
+    over = sa.select(sa.func.max(records.c.start_us)).where(
+        records.c.pipeline == pipeline, records.c.live == 1, records.c.start_us < first_us
+    )
+    return (records.c.start_us >= first_us) | (_is_folded & (records.c.start_us == over.scalar_subquery()))
+
+
+def _spans_of(row: Any) -> Iterator[tuple[Any, ...]]:
+    """What a row of many windows says of each, as it is read of a row of one."""
+    for each in laid_apart([{**row._asdict(), "pipeline": "", "updated_us": 0}]):
+        yield (*(each[name] for name in Span._fields), None)
 
 
 def _bounds(request: ClaimRequest) -> dict[str, Any]:
