@@ -9,6 +9,7 @@ import pytest
 
 from pipeline_core import PermanentError
 from pipeline_duckdb.connector import DuckDbConnector
+from pipeline_snowflake.connector import SnowflakeConnector
 from pipeline_sql.connector import SqlConnector
 
 NOW = "2013-03-10T12:00"
@@ -28,7 +29,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(kind, name, listening)
 
-    for kind in (SqlConnector, DuckDbConnector):
+    for kind in (SqlConnector, DuckDbConnector, SnowflakeConnector):
         listen(kind, "count")
         listen(kind, "count_many")
     return counted

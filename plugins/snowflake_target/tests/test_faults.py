@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from snowflake.connector import errors
+from snowflake.connector import __version__, errors
 
 from pipeline_core import Load, PermanentError, Secret, SideError, TransientError, Window
 from pipeline_snowflake.connector import SnowflakeConnector
@@ -21,6 +23,7 @@ from pipeline_snowflake.faults import meaning
 START = int(datetime(2013, 3, 10, 12, tzinfo=UTC).timestamp()) * 1_000_000
 NOON = Window.from_us(START, START + 3_600_000_000)
 ROWS = pa.table({"at": pa.array([START, START + 1], pa.timestamp("us", "UTC"))})
+MAJOR = int(__version__.partition(".")[0])
 Publish = Callable[[SnowflakeConnector, Load], int]
 MakeLoad = Callable[..., Load]
 
@@ -173,6 +176,35 @@ def test_errors_by_their_numbers(
     assert getattr(found, "side_down", None) is down
     assert "geheim-4711" not in str(found)
     assert "SELECT" not in str(found)
+
+
+FORKED = """
+import os, sys
+from pipeline_core import Context, PipelineError, Secret, Window
+from pipeline_snowflake import SnowflakeSettings
+port, loaded = sys.argv[1:]
+if loaded == "before":
+    import pipeline_snowflake.session
+settings = SnowflakeSettings("fakesnow", "NOWHERE", "AT", user="owner", password=Secret("geheim-owner"), host="127.0.0.1",
+    port=int(port), protocol="http", database="DB", schema="PUBLIC")
+if os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+with settings.open(Context("p")) as side:
+    try:
+        side.count(Window.from_us(0, 1))
+    except PipelineError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(MAJOR < 5, reason="4.x needs no threads")
+@pytest.mark.parametrize(("loaded", "said"), [("before", "start workers by spawn"), ("after", "no such table")])
+def test_a_forked_process_is_told_instead_of_hanging(snowflake_server: Any, loaded: str, said: str) -> None:
+    """The connector's threads do not follow a fork. One that comes before it is loaded does no harm."""
+    command = [sys.executable, "-c", FORKED, str(snowflake_server.port), loaded]
+    child = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert child.returncode == 0, child.stderr
+    assert said in child.stdout
 
 
 def test_too_many_waiters_for_a_lock_heal() -> None:

@@ -71,7 +71,8 @@ class TargetLedger:
         """Hands entries over, under the lock of a publication; those handed over."""
         self.lock()
         change = adopt(self._found("PIPELINE = ?", adoption.from_pipeline), adoption, self.scope)
-        self.apply(change)
+        if not adoption.dry_run:
+            self.apply(change)
         return [entry for entry in change.add if entry.pipeline == adoption.pipeline]
 
     def apply(self, change: LedgerChange) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,9 @@ _GIVEN = (
 _SECRET = {"password", "token", "private_key_file_pwd"}
 _MAJOR = int(snowflake.connector.__version__.partition(".")[0])
 _PATIENCE_S = 30  # how much later than the server the client gives up, so that the server's own reason is heard
+
+# Importing 5.x starts threads that do its work; a fork leaves them behind.
+_IMPORTED_BY = os.getpid()
 
 Row = tuple[Any, ...]
 
@@ -179,9 +183,18 @@ class Session:
             raise faults.meaning(error, self.place) from None
 
     def _open(self) -> SnowflakeConnection:
+        self._refuse_in_a_fork()
         if self._connection is None:
             self._connection = snowflake.connector.connect(**self._options())
         return self._connection
+
+    def _refuse_in_a_fork(self) -> None:
+        if _MAJOR >= 5 and os.getpid() != _IMPORTED_BY:
+            raise SideError(
+                f"{self.place}: this process was forked from one that had loaded Snowflake's connector, and lacks the "
+                "threads that do its work: it would wait for ever; start workers by spawn, as in "
+                "ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn'))"
+            )
 
     def _forget(self) -> SnowflakeConnection | None:
         """The connection, of which nothing is known any more."""

@@ -5,6 +5,7 @@ from worlds.child import Child, harry
 from worlds.duckdb import DuckDbWorld
 from worlds.mariadb import MariaDbWorld
 from worlds.postgresql import PostgresWorld
+from worlds.s3 import S3StageWorld
 from worlds.snowflake import SnowflakeWorld
 from worlds.sqlite import SqliteWorld
 
@@ -22,6 +23,7 @@ __all__ = [
     "DuckDbWorld",
     "MariaDbWorld",
     "PostgresWorld",
+    "S3StageWorld",
     "SnowflakeWorld",
     "SqliteWorld",
     "World",
