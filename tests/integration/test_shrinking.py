@@ -11,7 +11,7 @@ from pipeline_duckdb.connector import DuckDbConnector
 from pipeline_snowflake.connector import SnowflakeConnector
 from pipeline_sql.connector import SqlConnector
 from shell import Shell
-from worlds import DuckDbWorld
+from worlds import DuckDbWorld, SnowflakeWorld
 
 NOW = "2013-03-10T12:00"
 FIRST = "ts >= '2013-03-10 05:00:00' and ts < '2013-03-10 07:00:00'"  # the first window, 00:00 to 03:00 in New York

@@ -185,8 +185,8 @@ from pipeline_snowflake import SnowflakeSettings
 port, loaded = sys.argv[1:]
 if loaded == "before":
     import pipeline_snowflake.session
-settings = SnowflakeSettings("fakesnow", "NOWHERE", "AT", user="owner", password=Secret("geheim-owner"), host="127.0.0.1",
-    port=int(port), protocol="http", database="DB", schema="PUBLIC")
+place = {"host": "127.0.0.1", "port": int(port), "protocol": "http", "database": "DB", "schema": "PUBLIC"}
+settings = SnowflakeSettings("fakesnow", "NOWHERE", "AT", user="owner", password=Secret("geheim-owner"), **place)
 if os.fork():
     sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
 with settings.open(Context("p")) as side:
