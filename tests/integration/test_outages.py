@@ -27,7 +27,9 @@ SETTINGS: dict[str, Any] = {
     "run": {"workers": 8, "batch_rows": 10, "backoff_s": 0.01, "max_attempts": 1},
 }
 
-with_a_server = pytest.mark.parametrize("any_world", [n for n, kind in WORLDS.items() if kind.server], indirect=True)
+with_a_server = pytest.mark.parametrize(
+    "any_world", [n for n, kind in WORLDS.items() if kind.server and kind.keeps_records], indirect=True
+)
 
 
 class Outage:

@@ -86,6 +86,22 @@ def test_nested_values_become_variants(account: Any, load: MakeLoad, publish: Pu
     assert found.column("TAGS").to_pylist()[1] is None
 
 
+def test_integers_come_back_as_integers(account: Any, load: MakeLoad, publish: Publish) -> None:
+    """What was made for 64 bits; a number of as many digits beyond them is refused, and not shown."""
+    table = account.name()
+    with account.side(table, create=True) as side:
+        one = load(NOON, rows(START, n=pa.array([-(2**63)]), huge=pa.array([2**64 - 1], pa.uint64())))
+        side.upload(one)
+        publish(side, one)
+        found = extracted(side)
+        assert (found.schema.field("N").type, found.column("N").to_pylist()) == (pa.int64(), [-(2**63)])
+        assert found.schema.field("HUGE").type == pa.decimal128(20, 0)
+        account.run(f"UPDATE {table} SET N = 9223372036854775808")
+        with pytest.raises(PermanentError, match=r"column 'N': a value of type .* is none of its type") as error:
+            extracted(side)
+        assert "9223372036854775808" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("declared", "values", "message"),
     [

@@ -20,7 +20,8 @@ from pipeline_snowflake.table import Column
 from pipeline_snowflake.timestamps import INSTANTS, NAIVE, US, as_integer
 
 MISFIT: Final = (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError, OverflowError)
-_INT64_DIGITS: Final = 18
+# What is made for 64 bits has as many; the few numbers of 19 digits that are beyond them are refused.
+_INT64_DIGITS: Final = 19
 _DIGITS_OF_TIME: Final = 9  # of a second's fraction, where a type says none
 _SEMI: Final = ("VARIANT", "OBJECT", "ARRAY")
 _UTC: Final = pa.timestamp("us", "UTC")

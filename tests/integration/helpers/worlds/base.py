@@ -22,7 +22,7 @@ class World(ABC):
 
     `server` names the fixture of the server that it needs. `one_writer`: who writes to the target locks it for all
     others, and only the end of its process frees it. `processes`: how many may work at the same time. `untold`: steps
-    that it does not go through.
+    that it does not go through. `keeps_records`: its store lives and dies with its server.
     """
 
     server: ClassVar[str | None] = None
@@ -32,6 +32,7 @@ class World(ABC):
     columns: ClassVar[str] = "id integer primary key, ts timestamp not null, value real, note text"
     placeholder: ClassVar[str] = "?"
     now: ClassVar[str | None] = NOW
+    keeps_records: ClassVar[bool] = True
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -18,6 +18,7 @@ class SnowflakeWorld(World):
 
     server = "snowflake_server"
     processes = 3  # publications queue for the ledger
+    keeps_records = False
     columns = "id number(18, 0), ts timestamp_ntz not null, value float, note varchar"
 
     def __init__(self, folder: Path, server: Any) -> None:
