@@ -65,7 +65,7 @@ def test_an_overlapping_pipeline_is_refused_by_name(shared: Any) -> None:
     """The run stops; no window is quarantined, and the rows of the other stay."""
     moved(shared, "europe")
     before = of_region(shared, "target", "europe")
-    with pytest.raises(SideError, match=r"pipeline 'europe' has published within \{\"region\": \"eu\"\}"):
+    with pytest.raises(SideError, match=r"pipeline 'europe' has published within \{\"(?i:region)\": \"eu\"\}"):
         moved(shared, "whole")
     assert of_region(shared, "target", "europe") == before
     with Pipeline.from_mapping(config(shared, "whole")) as whole:
@@ -79,7 +79,7 @@ def test_a_staged_row_outside_the_scope_is_quarantined(shared: Any) -> None:
     assert shared.query("target", "select count(*) from events") == [(0,)]
     with Pipeline.from_mapping(config(shared, "too-much", where="region IS NOT NULL", scope={"region": "eu"})) as it:
         (reason, *_) = {record.reason for record in it.status().quarantined}
-    assert "column 'region': found" in reason.replace('"', "'")
+    assert "column 'region': found" in reason.lower().replace('"', "'")
     assert "expected 'eu'" in reason
 
 
