@@ -3,13 +3,13 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(she
 VENV   := .venv
 BIN    := $(VENV)/bin
 BENCH  := .venv-bench
-PLUGINS := sql objects es_source duckdb
+PLUGINS := sql objects es_source duckdb snowflake_target
 DISTRIBUTIONS := . $(addprefix plugins/,$(PLUGINS))
 STAMP  := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 COMPILE := ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: help setup demo test test-long test-pythons lint types docs bench promises wheels requirements clean
+.PHONY: help setup demo test test-snowflake test-long test-pythons lint types docs bench promises wheels requirements clean
 
 help: ## what there is to type
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -29,6 +29,9 @@ demo: setup ## the main job on real flights: run, run again, damage, check, heal
 
 test: setup ## the tests; servers that this machine cannot have are skipped with a reason
 	$(PYTEST) -n 2 --dist loadgroup
+
+test-snowflake: setup ## the Snowflake plugin against a real account, which SNOWFLAKE_ACCOUNT, _USER, _PASSWORD … name
+	PIPELINE_SNOWFLAKE=1 $(PYTEST) $(addprefix plugins/snowflake_target/tests/test_connector,_conformance.py .py)
 
 test-long: setup ## the longer profile: every zone, every transition, many more kills
 	PIPELINE_LONG=1 $(PYTEST) -n 2 --dist loadgroup
@@ -51,6 +54,7 @@ bench: setup $(BENCH)/.ready ## the benchmarks, beside Dagster, pgqueuer, procra
 	$(BENCH)/bin/python bench/claims.py
 	$(BENCH)/bin/python bench/counts.py
 	$(BENCH)/bin/python bench/load.py
+	$(BENCH)/bin/python bench/stage.py
 	$(BIN)/python bench/imports.py
 	$(BIN)/python bench/store.py
 	$(BIN)/python bench/year.py
@@ -71,7 +75,7 @@ wheels: setup ## every distribution, built into dist/
 	for d in $(DISTRIBUTIONS); do $(BIN)/python -m build --quiet --wheel --no-isolation --outdir dist $$d || exit 1; done
 
 requirements: setup ## pin the environments again
-	cd requirements && $(COMPILE) -o dev.txt dev.in && $(COMPILE) -o bench.txt bench.in && $(COMPILE) --no-deps -o data.txt data.in
+	cd requirements && $(COMPILE) -o dev.txt dev.in && $(COMPILE) -o bench.txt bench.in && $(COMPILE) -o snowflake.txt snowflake.in && $(COMPILE) --no-deps -o data.txt data.in
 
 clean: ## what was built and cached; records and staged files are left
 	rm -rf $(VENV) .venv-* dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -423,7 +423,8 @@ class Target(Connector):
     def adopt(self, adoption: Adoption) -> Sequence[Entry]:
         """Hands the ledger's entries of another pipeline over, in one transaction that locks as a publication does.
 
-        Returns the entries handed over, their fences kept (see `pipeline_core.ledger.adopt`).
+        Returns the entries handed over, their fences kept (see `pipeline_core.ledger.adopt`); of a dry run those that
+        would be.
         """
 
     @abstractmethod

@@ -45,11 +45,15 @@ class LedgerChange:
 
 @frozen
 class Adoption:
-    """`pipeline` takes the place of `from_pipeline` in the ledger; of the span `within` alone, where one is given."""
+    """`pipeline` takes the place of `from_pipeline` in the ledger; of the span `within` alone, where one is given.
+
+    With `dry_run` the ledger stays as it is.
+    """
 
     pipeline: str
     from_pipeline: str
     within: Window | None = None
+    dry_run: bool = False
 
 
 def scope_of(given: Given, fold: Callable[[str], str] = str) -> Scope:

@@ -104,7 +104,8 @@ class Pipeline:
     def plan(self, *, start: When = None, end: When = None, dry_run: bool = False, now: When = None) -> Change:
         """Brings the records in line with the policy; returns what changed, or with `dry_run` what would.
 
-        `start`, `end`: only records and windows that start there; the rest is left to the next plan.
+        `start`, `end`: only records and windows that start there; the rest is left to the next plan, and so is what a
+        new cut lays across an end of the range.
         """
         with self.parts() as parts:
             return self._plan(parts, self.instant_us(now), within=self.within(start, end), dry_run=dry_run)
@@ -226,21 +227,24 @@ class Pipeline:
             spans = hands.reload(self.store, self.config, spans, asked, reason)
         return self._touched("reload", spans, reason, dry_run=dry_run)
 
-    def adopt(self, from_pipeline: str, *, start: When = None, end: When = None) -> AdoptionReport:
+    def adopt(
+        self, from_pipeline: str, *, start: When = None, end: When = None, dry_run: bool = False
+    ) -> AdoptionReport:
         """Takes over what another pipeline has published into the target, within this one's scope and `[start, end)`.
 
         From then on this pipeline may replace those rows, and the other is refused there. Rows and records stay as they
-        are: the next run counts the windows, and loads those that differ.
+        are: the next run counts the windows, and loads those that differ. `dry_run` only says what it would be.
         """
         if from_pipeline == self.config.pipeline:
             raise ConfigError(f"--from-pipeline: found {from_pipeline!r}, this pipeline itself; name the other one")
         self.require(Can.LOAD)
-        adoption = Adoption(self.config.pipeline, from_pipeline, self.within(start, end))
+        adoption = Adoption(self.config.pipeline, from_pipeline, self.within(start, end), dry_run)
         with self.parts() as parts:
             entries = parts.retried("adopt", None, lambda: parts.target.adopt(adoption))
         windows = [Window.from_us(*span) for span in coverage.merge(sorted((e.start_us, e.end_us) for e in entries))]
-        self.report.tell("adopted", entries=len(entries), from_pipeline=from_pipeline)
-        return AdoptionReport(self.config.pipeline, from_pipeline, len(entries), windows)
+        if not dry_run:
+            self.report.tell("adopted", entries=len(entries), from_pipeline=from_pipeline)
+        return AdoptionReport(self.config.pipeline, from_pipeline, len(entries), windows, dry_run)
 
     def export_store(self, file: str | Path) -> MoveReport:
         """Writes all that the store keeps of this pipeline to a file: records, evidence, fences and events.

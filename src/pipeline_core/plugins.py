@@ -37,7 +37,7 @@ from pipeline_core.timepolicy import TimePolicy
 
 _CORE = "windowed-pipeline"
 #: Which package brings a name that is not installed.
-_PACKAGES = {name: f"{_CORE}-{name}" for name in ("sql", "elasticsearch", "objects", "duckdb")}
+_PACKAGES = {name: f"{_CORE}-{name}" for name in ("sql", "elasticsearch", "objects", "duckdb", "snowflake")}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 

@@ -96,12 +96,15 @@ class CheckReport:
 
 @frozen
 class AdoptionReport:
-    """What one pipeline took over from another: how many entries of the ledger, and which time they span, merged."""
+    """What one pipeline took over from another, or with `dry_run` would: how many entries of the ledger, and which time
+    they span, merged.
+    """
 
     pipeline: str
     from_pipeline: str
     entries: int
     windows: Sequence[Window]
+    dry_run: bool = False
 
     @property
     def exit_code(self) -> Exit:
@@ -113,6 +116,7 @@ class AdoptionReport:
             "from_pipeline": self.from_pipeline,
             "entries": self.entries,
             "windows": [window_mapping(window) for window in self.windows],
+            "dry_run": self.dry_run,
             "exit_code": int(self.exit_code),
         }
 

@@ -631,6 +631,13 @@ class AdoptsNothing(MemoryConnector):
         return found
 
 
+class AdoptsInEarnest(MemoryConnector):
+    """Whoever only wanted to look has taken over."""
+
+    def adopt(self, adoption: Adoption) -> Sequence[Entry]:
+        return super().adopt(evolve(adoption, dry_run=False))
+
+
 class AdoptsPastItsScope(MemoryConnector):
     """The whole table is taken over."""
 
@@ -846,6 +853,7 @@ TABLE = [
     Mutant("adoption", AdoptsPastItsSpan, ADOPTION),
     Mutant("adoption", AdoptsFromAnyone, ADOPTION),
     Mutant("adoption", AdoptsNothing, ADOPTION),
+    Mutant("adoption", AdoptsInEarnest, ADOPTION),
     Mutant("adoption", AdoptsPastItsScope, "test_an_adoption_keeps_to_its_scope"),
     Mutant("identity", OneIdentityForAll, "test_identity_tells_scopes_apart"),
     Mutant("identity", AnotherIdentityEachTime, IDENTITY),

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from hashlib import sha256
 from importlib.util import find_spec
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pipeline_core import ClaimRequest, ConfigError, Pipeline, RecordError, RecordStore, Status
+from pipeline_core import ClaimRequest, ConfigError, Pipeline, Record, RecordError, RecordStore, Status, Window
 from shell import Shell
 
 NOW = "2013-03-10T12:00"
@@ -130,6 +131,47 @@ def test_nothing_to_export_is_an_error(world: Any, tmp_path: Path) -> None:
     with world.pipeline() as pipeline, pytest.raises(RecordError, match="found no record of it"):
         pipeline.export_store(tmp_path / "kept.jsonl")
     assert not (tmp_path / "kept.jsonl").exists()
+
+
+@pytest.mark.parametrize("any_world", ["sqlite", "postgresql", "mariadb"], indirect=True)
+def test_what_is_read_under_workers_is_of_one_instant(any_world: Any) -> None:
+    """While four workers claim and finish, each reading is whole: what its records say is what its events led to."""
+    world = any_world
+    with world.pipeline(granularity="15min") as pipeline, ThreadPoolExecutor(1) as pool:
+        pipeline.plan(now=NOW)
+        run = pool.submit(pipeline.run, workers=4, now=NOW)
+        readings = 0
+        while not run.done() or not readings:
+            told: dict[Window, tuple[object, object]] = {}
+            found: dict[Window, tuple[object, object]] = {}
+            for each in pipeline.store.dump("events"):
+                if isinstance(each, Record):
+                    found[each.window] = (str(each.status), each.fence)
+                elif each.window is not None:
+                    told[each.window] = (each.fields["status"], each.fields.get("fence", 0))
+            assert {window: state for window, state in found.items() if state != ("pending", 0)} == told
+            assert len(found) == 44
+            readings += 1
+        assert run.result().windows == {"loaded": 44}
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres", "mariadb"])
+def test_the_highest_fence_of_many_records_is_kept(kind: str, world: Any, tmp_path: Path, new_store: Any) -> None:
+    """Wherever in a file of thousands it stands, and however far it lies from the store's clock."""
+    highest, hour = 10**17, 3_600_000_000
+    windows = [Window.from_us(at * hour, at * hour + hour) for at in range(2_500)]
+    for number, place in enumerate((0, 999, 1_000, 1_777, 2_499)):
+        with world.pipeline(name=f"events{number}") as pipeline:
+            name = pipeline.config.pipeline
+            fences = [highest + number if at == place else at + 1 for at in range(len(windows))]
+            done = [Record(name, w, status=Status.DONE, fence=f) for w, f in zip(windows, fences, strict=True)]
+            pipeline.store.restore(name, done)
+            pipeline.export_store(tmp_path / f"{number}.jsonl")
+        with world.pipeline(name=f"events{number}", store=new_store(kind)) as pipeline:
+            pipeline.import_store(tmp_path / f"{number}.jsonl")
+            pipeline.plan(now=NOW)
+            (claim,) = pipeline.store.claim(ClaimRequest(name, pipeline.store.now_us(), 600, limit=1))
+            assert claim.fence > highest + number
 
 
 def _cut(lines: list[bytes]) -> list[bytes]:

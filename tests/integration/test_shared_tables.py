@@ -102,6 +102,7 @@ def test_another_pipeline_takes_the_place(shared: Any) -> None:
         whole.adopt("whole")
     with Pipeline.from_mapping(config(shared, "heir")) as heir:
         assert heir.adopt("nobody").entries == 0
+        assert (heir.adopt("whole", dry_run=True).entries, heir.adopt("whole", dry_run=True).dry_run) == (6, True)
         report = heir.adopt("whole", end="2013-03-10T04:00")
         assert (report.entries, [str(window) for window in report.windows]) == (
             2,
@@ -130,6 +131,8 @@ def test_the_command_line_adopts(shared: Any, tmp_path: Any, capsys: pytest.Capt
     adopt = ["store", "adopt", "-c", str(file), "--from-pipeline"]
     assert run([*adopt, "nobody"]) == 1
     assert "pipeline 'nobody' has published nothing here to take over" in capsys.readouterr().out
+    assert run([*adopt, "whole", "--dry-run"]) == 0
+    assert "heir: would take over 6 published windows of 'whole':" in capsys.readouterr().out
     assert run([*adopt, "whole", "--from", "2013-03-10T10:00", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer == {
@@ -137,6 +140,7 @@ def test_the_command_line_adopts(shared: Any, tmp_path: Any, capsys: pytest.Capt
         "from_pipeline": "whole",
         "entries": 1,
         "windows": [{"start": "2013-03-10T14:00:00+00:00", "end": "2013-03-10T16:00:00+00:00"}],
+        "dry_run": False,
         "exit_code": 0,
     }
     assert run([*adopt, "whole"]) == 0

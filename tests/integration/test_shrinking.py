@@ -9,6 +9,7 @@ import pytest
 from pipeline_core import Event, ExtractRequest, Pipeline, ShrinkError, tasks
 from pipeline_duckdb.connector import DuckDbConnector
 from pipeline_sql.connector import SqlConnector
+from shell import Shell
 from worlds import DuckDbWorld
 
 NOW = "2013-03-10T12:00"
@@ -225,3 +226,17 @@ def test_sealed_windows_stay_as_they_are(any_world: Any) -> None:
         assert pipeline.check(reopen=True).checked == 0
     with world.pipeline(source_keeps="90y") as pipeline:
         assert len(pipeline.check().differences) == 1
+
+
+def test_sealed_windows_from_the_command_line(any_shell: Shell) -> None:
+    """A check counts none of them, whatever the source has lost; unsealed, it finds the one that differs."""
+    shell = any_shell
+    assert shell("run").code == 0
+    purge(shell.world)
+    shell.configure(source_keeps="30d")
+    sealed = shell("check", "--reopen", "--json")
+    assert (sealed.code, sealed.json["checked"], sealed.json["reopened"]) == (0, 0, 0)
+    assert shell("run", "--json").json["windows"] == {}
+    shell.configure(source_keeps="90y")
+    found = shell("check", "--json")
+    assert (found.code, found.json["checked"], len(found.json["differences"])) == (1, 6, 1)

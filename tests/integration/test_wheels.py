@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-OURS = {f"windowed-pipeline{plugin}" for plugin in ("", "-sql", "-objects", "-elasticsearch", "-duckdb")}
+OURS = {f"windowed-pipeline{plugin}" for plugin in ("", "-sql", "-objects", "-elasticsearch", "-duckdb", "-snowflake")}
 #: What the core states as its dependencies, and what only plugins, the command line or the tests need.
 STATED = {"attrs", "cattrs", "importlib-metadata", "pendulum", "pluggy", "stamina"}
 OTHERS = {"alembic", "duckdb", "hypothesis", "obstore", "pyarrow", "pytest", "rich", "sqlalchemy", "typer"}
@@ -77,7 +77,7 @@ def test_the_command_line_without_its_extra_says_what_to_install(clean: Path, tm
 @pytest.mark.xdist_group("wheels")
 def test_the_plugins_are_found_once_installed(clean: Path, wheels: Path, tmp_path: Path) -> None:
     """The entry points of the wheels work, migrations and all: a pipeline runs from the wheels alone."""
-    install(clean, wheels, "windowed-pipeline[cli,sql,objects,elasticsearch,duckdb]")
+    install(clean, wheels, "windowed-pipeline[cli,sql,objects,elasticsearch,duckdb,snowflake]")
     listing = run(clean / "pipeline-core", "--json", "plugins", cwd=tmp_path)
     assert listing.returncode == 0, listing.stderr
     assert OURS - {"windowed-pipeline"} <= set(listing.stdout.replace('"', " ").split())

@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from itertools import pairwise
 
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline_core import Change, Span, Status, WallClockPolicy
-from pipeline_core.engine.planning import Request, plan
+from pipeline_core import Change, Span, Status, WallClockPolicy, Window, coverage
+from pipeline_core.engine.planning import Request, limited, plan
 from pipeline_core.window import to_us
 from pipeline_core.zones import zone
 
@@ -50,6 +51,19 @@ def after(spans: list[Span], change: Change) -> list[Span]:
         for a in change.add
     ]
     return sorted([s for s in spans if (s.start_us, s.end_us) not in gone] + added)
+
+
+def applied(spans: list[Span], change: Change) -> list[Span]:
+    """The same by a store that passes over what overlaps a live record."""
+    gone = {(r.start_us, r.end_us) for r in change.remove}
+    left = [s for s in spans if (s.start_us, s.end_us) not in gone]
+    free = [a for a in change.add if not any(s.start_us < a.end_us and a.start_us < s.end_us for s in left)]
+    return after(left, evolve(change, remove=(), add=free))
+
+
+def covered(spans: list[Span]) -> list[tuple[int, int]]:
+    """The time that they cover."""
+    return coverage.merge([(span.start_us, span.end_us) for span in spans])
 
 
 def request(policy: WallClockPolicy) -> Request:
@@ -104,3 +118,26 @@ def test_attempts_are_inherited(policy: WallClockPolicy, spans: list[Span]) -> N
     for a in change.add:
         over = [s.attempts for s in removed if s.start_us < a.end_us and a.start_us < s.end_us]
         assert a.attempts == max(over, default=0)
+
+
+hours = st.integers(-2, 110).map(lambda hour: BEGIN + hour * 60 * MINUTE)
+
+
+@given(policies, live_records(), st.tuples(hours, hours).filter(lambda ends: ends[0] < ends[1]))
+def test_a_plan_of_a_range_leaves_no_gap(policy: WallClockPolicy, spans: list[Span], ends: tuple[int, int]) -> None:
+    """Whatever it cuts through: no time is lost, nothing that starts elsewhere is touched, and all takes effect."""
+    whole = plan(request(policy), spans)
+    change = limited(whole, Window.from_us(*ends))
+    assert all(ends[0] <= each.start_us < ends[1] for each in (*change.remove, *change.add))
+    live = applied(spans, change)
+    assert len(live) == len(spans) - len(change.remove) + len(change.add)
+    assert not coverage.subtract(covered(spans), covered(live))
+    rest = applied(live, plan(request(policy), live))
+    assert [span[:3] for span in rest] == [span[:3] for span in applied(spans, whole)]
+
+
+@given(policies, live_records())
+def test_a_plan_of_all_time_is_the_whole_plan(policy: WallClockPolicy, spans: list[Span]) -> None:
+    """A range that cuts through nothing takes nothing away, and says nothing."""
+    whole = plan(request(policy), spans)
+    assert limited(whole, Window.from_us(BEGIN - MINUTE, NOW + MINUTE)) == whole

@@ -111,6 +111,20 @@ def test_an_answer_that_breaks_off_is_no_file(service: Any) -> None:
     assert raised.value.side_down
 
 
+def test_a_manifest_is_removed_first(service: Any) -> None:
+    """A removal that dies half-way leaves an incomplete window, never a complete one that lacks a file."""
+    listed = b"".join(
+        f"<Contents><Key>stage/flights/0_1/17/{name}</Key><Size>1</Size>"
+        "<LastModified>2013-03-10T00:00:00Z</LastModified></Contents>".encode()
+        for name in ("manifest.json", "part-00000.parquet")
+    )
+    service.answer = lambda method, path: (200, b"<ListBucketResult>" + listed + b"</ListBucketResult>", {})
+    place(service.settings(options={"disable_bulk_delete": "true"})).remove("flights/0_1/17", first="manifest.json")
+    removed = [path.rpartition("/")[2] for path in service.asked if path.startswith("DELETE")]
+    assert removed[0] == "manifest.json"
+    assert "part-00000.parquet" in removed[1:]
+
+
 def test_nobody_at_the_address_is_waited_for(service: Any) -> None:
     """A refused connection: the side is down."""
     with pytest.raises(TransientError, match=r"cannot be reached: .*refused.*; see whether it runs") as raised:

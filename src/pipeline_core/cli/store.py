@@ -36,10 +36,11 @@ def adopt(
     ],
     start: Annotated[str | None, typer.Option("--from", metavar="TIME", help="Only from here on; local.")] = None,
     end: Annotated[str | None, typer.Option("--to", metavar="TIME", help="Only before this; local.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what it would be.")] = False,
 ) -> Exit:
     """Take over what another pipeline has published into this table."""
     with session.pipeline() as pipeline:
-        report = pipeline.adopt(from_pipeline, start=start, end=end)
+        report = pipeline.adopt(from_pipeline, start=start, end=end, dry_run=dry_run)
     session.terminal.show(report.as_mapping(), views.adoption_view(report, pipeline.config.policy.timezone))
     return report.exit_code
 

@@ -91,7 +91,8 @@ def adoption_view(report: AdoptionReport, zone: str) -> RenderableType:
     if not report.entries:
         return Text(f"{report.pipeline}: pipeline {report.from_pipeline!r} has published nothing here to take over")
     spans = [Text(f"  {window_name(window, zone)}") for window in report.windows]
-    head = Text(f"{report.pipeline}: took over {report.entries:,} published windows of {report.from_pipeline!r}:")
+    took = "would take over" if report.dry_run else "took over"
+    head = Text(f"{report.pipeline}: {took} {report.entries:,} published windows of {report.from_pipeline!r}:")
     return Group(head, *spans[:_MOST_ROWS], *_left_out(len(spans)))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any
 
 from attrs import evolve, field, frozen
@@ -69,12 +70,40 @@ def plan(request: Request, spans: Sequence[Span]) -> Change:
 
 
 def limited(change: Change, within: Window | None) -> Change:
-    """What of the change concerns records and windows that start `within`; all of it without."""
+    """What of the change concerns records and windows that start `within`; all of it without.
+
+    Where a new cut lies across an end of the range, what overlaps is left as it is, and noted: half of it would leave a
+    gap.
+    """
     if within is None:
         return change
-    remove = [each for each in change.remove if within.start_us <= each.start_us < within.end_us]
-    add = [each for each in change.add if within.start_us <= each.start_us < within.end_us]
-    return evolve(change, remove=remove, add=add)
+    remove: list[Removal] = []
+    add: list[Addition] = []
+    left = 0
+    for together in _overlapping(change):
+        inside = [within.start_us <= each.start_us < within.end_us for each in together]
+        if all(inside):
+            remove += [each for each in together if isinstance(each, Removal)]
+            add += [each for each in together if isinstance(each, Addition)]
+        elif any(inside):
+            left += sum(isinstance(each, Removal) for each in together)
+    note = f"{left} records lie across an end of the range in the new cut, and wait for a plan that holds them whole"
+    return evolve(change, remove=remove, add=add, notes=[*change.notes, note] if left else change.notes)
+
+
+def _overlapping(change: Change) -> Iterator[list[Removal | Addition]]:
+    """Its parts in order of time, those that overlap together."""
+    run: list[Removal | Addition] = []
+    reach_us = MIN_US
+    parts: list[Removal | Addition] = [*change.remove, *change.add]
+    for each in sorted(parts, key=itemgetter(0)):
+        if run and each.start_us >= reach_us:
+            yield run
+            run = []
+        run.append(each)
+        reach_us = max(reach_us, each.end_us)
+    if run:
+        yield run
 
 
 def missing_fields(fields: Mapping[str, Any], check_fields: Sequence[str]) -> list[str]:

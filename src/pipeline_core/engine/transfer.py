@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Collection
 from contextlib import closing
@@ -16,6 +17,7 @@ from pipeline_core.record import Claim
 from pipeline_core.window import Window
 
 _POLL_S = 0.1  # how soon a request to stop ends a wait
+_KEY = re.compile(r"[^/]+/(?P<start>-?\d+)_(?P<end>-?\d+)/(?P<fence>\d+)")
 
 
 def prefix(pipeline: str, window: Window) -> str:
@@ -23,10 +25,12 @@ def prefix(pipeline: str, window: Window) -> str:
     return f"{pipeline}/{window.start_us}_{window.end_us}/"
 
 
-def _window_and_fence(key: str) -> tuple[Window, int]:
-    _, span, fence = key.split("/")
-    start_us, end_us = span.split("_")
-    return Window.from_us(int(start_us), int(end_us)), int(fence)
+def _window_and_fence(key: str) -> tuple[Window, int] | None:
+    """What the files of a key are of; None where somebody else has put them there."""
+    named = _KEY.fullmatch(key)
+    if named is None or int(named["start"]) >= int(named["end"]):
+        return None
+    return Window.from_us(int(named["start"]), int(named["end"])), int(named["fence"])
 
 
 def reuse(parts: Parts, claim: Claim, source_rows: int) -> Staged | None:
@@ -128,7 +132,8 @@ def upload(parts: Parts, load: Load) -> None:
 def remove_staged(parts: Parts, claim: Claim) -> None:
     """Removes the window's staged files of this and every lower fence, complete or not."""
     for key in parts.stage.keys(prefix(parts.pipeline, claim.window)):
-        if _window_and_fence(key)[1] <= claim.fence:
+        found = _window_and_fence(key)
+        if found is not None and found[1] <= claim.fence:
             parts.stage.remove(key)
 
 
@@ -143,7 +148,8 @@ def _reader(parts: Parts, window: Window, staged: Staged) -> Callable[[], Batche
 def sweep(parts: Parts, open_windows: Collection[Window]) -> None:
     """Removes staged files of windows that are no longer open: superseded ones, and what a late worker left behind."""
     for key in parts.stage.keys(f"{parts.pipeline}/"):
-        if _window_and_fence(key)[0] not in open_windows:
+        found = _window_and_fence(key)
+        if found is not None and found[0] not in open_windows:
             parts.stage.remove(key)
 
 

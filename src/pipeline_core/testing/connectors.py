@@ -665,9 +665,10 @@ class ConnectorSuite(ABC):
             promise = "adopt returns what was handed over"
             strangers = new.adopt(Adoption("weather", "nobody"))
             expect(promise, new, list(strangers), [], window=half)
-            found = new.adopt(Adoption("weather", PIPELINE, half))
             entries = [Entry("weather", half.start_us, half.end_us, 10)]
-            expect(promise, new, list(found), entries, window=half)
+            for dry_run in (True, True, False):  # were a dry run in earnest, nothing would be left to hand over
+                found = new.adopt(Adoption("weather", PIPELINE, half, dry_run))
+                expect(promise, new, list(found), entries, window=half)
             self._count(new, DAY, 4)
             self._refused(new, self._load(half, [], fence=9, pipeline="weather"), ClaimLostError, "keeps the fence")
             self._refused(old, self._load(half, [], fence=99), PipelineError, "refuses who was there before")

@@ -305,7 +305,8 @@ class MemoryConnector(Source, Target):
         self.reach()
         with self.table.lock:
             change = adopt(self.table.ledger, adoption, self.scope)
-            self.table.ledger = (*(e for e in self.table.ledger if e not in change.remove), *change.add)
+            if not adoption.dry_run:
+                self.table.ledger = (*(e for e in self.table.ledger if e not in change.remove), *change.add)
         return [entry for entry in change.add if entry.pipeline == adoption.pipeline]
 
     def discard(self, claim: Claim) -> None:

@@ -75,7 +75,8 @@ class TargetLedger:
         self.lock(connection)
         entries = self._entries(connection, "pipeline = ?", [adoption.from_pipeline])
         change = adopt(entries, adoption, self.scope)
-        self.apply(connection, change)
+        if not adoption.dry_run:
+            self.apply(connection, change)
         return [entry for entry in change.add if entry.pipeline == adoption.pipeline]
 
     def apply(self, connection: duckdb.DuckDBPyConnection, change: LedgerChange) -> None:

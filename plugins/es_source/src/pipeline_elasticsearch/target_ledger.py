@@ -76,7 +76,8 @@ class TargetLedger:
         """Hands entries of another pipeline over; returns them."""
         theirs = {"term": {"pipeline": adoption.from_pipeline}}
         change = adopt(self._overlapping(adoption.within, theirs), adoption, self.scope)
-        self._apply(change)
+        if not adoption.dry_run:
+            self._apply(change)
         return [entry for entry in change.add if entry.pipeline == adoption.pipeline]
 
     def publish(self, claim: Claim) -> None:

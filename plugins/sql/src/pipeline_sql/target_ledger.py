@@ -144,8 +144,9 @@ class TargetLedger:
         asked = sa.select(*columns).where(self._mine(ledger), ledger.c.pipeline == adoption.from_pipeline)
         entries = [_entry(row) for row in connection.execute(asked).mappings()]
         change = adopt(entries, adoption, self.scope)
-        self._add_heads(connection, [entry.scope for entry in change.add])
-        self.apply(connection, change, now_us)
+        if not adoption.dry_run:
+            self._add_heads(connection, [entry.scope for entry in change.add])
+            self.apply(connection, change, now_us)
         return [entry for entry in change.add if entry.pipeline == adoption.pipeline]
 
     def apply(self, connection: sa.Connection, change: LedgerChange, now_us: int) -> None:

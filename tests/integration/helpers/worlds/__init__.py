@@ -5,6 +5,7 @@ from worlds.child import Child, harry
 from worlds.duckdb import DuckDbWorld
 from worlds.mariadb import MariaDbWorld
 from worlds.postgresql import PostgresWorld
+from worlds.s3 import S3StageWorld
 from worlds.sqlite import SqliteWorld
 
 WORLDS: dict[str, type[World]] = {
@@ -14,4 +15,14 @@ WORLDS: dict[str, type[World]] = {
     "duckdb": DuckDbWorld,
 }
 
-__all__ = ["WORLDS", "Child", "DuckDbWorld", "MariaDbWorld", "PostgresWorld", "SqliteWorld", "World", "harry"]
+__all__ = [
+    "WORLDS",
+    "Child",
+    "DuckDbWorld",
+    "MariaDbWorld",
+    "PostgresWorld",
+    "S3StageWorld",
+    "SqliteWorld",
+    "World",
+    "harry",
+]

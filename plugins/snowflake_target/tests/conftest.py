@@ -1,0 +1,172 @@
+"""What the tests of this plugin share: the stand-in, tables of their own in it, and a side on them."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing
+from itertools import count
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import snowflake.connector
+
+from pipeline_core import Claim, Context, Load, Record, Secret, Staged, Window
+from pipeline_snowflake import SnowflakeSettings
+from pipeline_snowflake.connector import SnowflakeConnector
+
+TOOLS = Path(__file__).parents[3] / "tools"
+NUMBERS = count()
+MAJOR = int(snowflake.connector.__version__.partition(".")[0])
+
+
+class Account:
+    """An account, the official connector to make tables with, and nothing of the plugin."""
+
+    def __init__(self, options: Mapping[str, Any], server: Any = None) -> None:
+        self.options = dict(options)
+        self._server = server
+        self._unique = uuid4().hex[:8].upper()
+        self._names: list[str] = []
+
+    def connect(self, **more: Any) -> Any:
+        """A connection of the official connector; each statement is committed at once."""
+        quiet = {"enable_server_session_keep_alive_auto_detection": False} if MAJOR >= 5 else {}
+        given = {
+            "paramstyle": "qmark",
+            "autocommit": True,
+            "session_parameters": {"TIMEZONE": "UTC"},
+            "platform_detection_timeout_seconds": 0.0,
+        }
+        return snowflake.connector.connect(**self.options, **given, **quiet, **more)
+
+    def run(self, *statements: str) -> list[tuple[Any, ...]]:
+        """Runs statements; the rows of the last one."""
+        found: list[tuple[Any, ...]] = []
+        with closing(self.connect()) as connection, closing(connection.cursor()) as cursor:
+            for statement in statements:
+                found = [tuple(row) for row in cursor.execute(statement).fetchall()]
+        return found
+
+    def settings(self, table: str, **more: Any) -> SnowflakeSettings:
+        """The configuration of a side on a table."""
+        given = {
+            **self.options,
+            "table": table,
+            "timestamp_column": "AT",
+            "timeout_s": 30,
+            "login_timeout_s": 5,
+            **more,
+        }
+        password = given.pop("password")
+        return SnowflakeSettings(**given, password=password if isinstance(password, Secret) else Secret(password))
+
+    def side(self, table: str, pipeline: str = "flights", **more: Any) -> AbstractContextManager[SnowflakeConnector]:
+        """A side on a table."""
+        return self.settings(table, **more).open(Context(pipeline))
+
+    def name(self) -> str:
+        """A name that no table has."""
+        self._names.append(f"T{self._unique}_{next(NUMBERS)}")
+        return self._names[-1]
+
+    def clear(self) -> None:
+        """Drops the tables of those names, and their ledgers."""
+        for name in self._names:
+            tables = (name, f"L{name}", f"L{name}_HEAD")
+            self.run(*(f"DROP TABLE IF EXISTS {table}" for table in tables))
+
+    def sent(self, since: int = 0) -> list[dict[str, Any]]:
+        """The statements that the stand-in was sent; a test that asks for them is skipped elsewhere."""
+        if self._server is None:
+            pytest.skip("only the stand-in keeps the statements that it was sent")
+        return list(self._server.sent(since))
+
+    def sessions(self) -> list[str]:
+        """The sessions that are open, as far as that can be seen."""
+        return [] if self._server is None else list(self._server.sessions())
+
+
+@pytest.fixture(scope="session")
+def servers() -> ModuleType:
+    """The module that starts the stand-in."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(TOOLS)
+        return importlib.import_module("snowflake_server")
+
+
+@pytest.fixture(scope="session")
+def server(servers: ModuleType) -> Iterator[Any]:
+    """A stand-in, one for each process of the tests."""
+    with tempfile.TemporaryDirectory(prefix="pipeline-sf-") as folder:
+        try:
+            started = servers.Server(Path(folder))
+        except servers.Unavailable as missing:
+            if os.environ.get("PIPELINE_REQUIRE_SERVICES") == "1":
+                pytest.fail(f"{missing}, and PIPELINE_REQUIRE_SERVICES=1 asks for it")
+            pytest.skip(str(missing))
+        try:
+            yield started
+        finally:
+            started.stop()
+
+
+@pytest.fixture(scope="session")
+def account(request: pytest.FixtureRequest) -> Iterator[Account]:
+    """The account that the stand-in plays; with PIPELINE_SNOWFLAKE=1 the one that the environment names."""
+    if os.environ.get("PIPELINE_SNOWFLAKE") == "1":
+        real = Account(named_in_the_environment())
+        yield real
+        real.clear()
+    else:
+        server = request.getfixturevalue("server")
+        yield Account(server.options(), server)
+
+
+def named_in_the_environment() -> dict[str, Any]:
+    """How to connect to a real account: `make test-snowflake` asks for it."""
+    needed = ("account", "user", "password", "database", "schema")
+    missing = [f"SNOWFLAKE_{name.upper()}" for name in needed if f"SNOWFLAKE_{name.upper()}" not in os.environ]
+    if missing:
+        pytest.fail(f"PIPELINE_SNOWFLAKE=1 asks for a real account: set {', '.join(missing)}")
+    optional = ("warehouse", "role", "host", "port", "protocol")
+    found = {name: os.environ.get(f"SNOWFLAKE_{name.upper()}") for name in (*needed, *optional)}
+    given: dict[str, Any] = {name: value for name, value in found.items() if value is not None}
+    return given | ({"port": int(given["port"])} if "port" in given else {})
+
+
+@pytest.fixture(scope="session")
+def load() -> Callable[..., Load]:
+    """A load of Arrow tables or batches: `load(window, *batches, fence=1, columns={})`."""
+
+    def made(
+        window: Window,
+        *batches: Any,
+        fence: int = 1,
+        columns: Mapping[str, str] | None = None,
+        read: Callable[[], Any] | None = None,
+    ) -> Load:
+        staged = Staged(f"flights/{fence}", "flights", window, fence, sum(map(len, batches)), (), "", {})
+        claim = Claim("claim", Record("flights", window), fence)
+        return Load(claim, staged, read or (lambda: (each for each in batches)), columns or {})
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def publish() -> Callable[[SnowflakeConnector, Load], int]:
+    """Publishes an uploaded load, in the order of the core; returns the rows that the window then holds."""
+
+    def published(target: SnowflakeConnector, load: Load) -> int:
+        with target.transaction() as verbs:
+            verbs.guard(load)
+            verbs.delete(load.window)
+            verbs.insert(load)
+            return verbs.count(load.window)
+
+    return published

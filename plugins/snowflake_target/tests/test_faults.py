@@ -1,0 +1,184 @@
+"""What goes wrong on the way to Snowflake: told as what it is, without a secret, and with nothing half done."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from snowflake.connector import errors
+
+from pipeline_core import Load, PermanentError, Secret, SideError, TransientError, Window
+from pipeline_snowflake.connector import SnowflakeConnector
+from pipeline_snowflake.faults import meaning
+
+START = int(datetime(2013, 3, 10, 12, tzinfo=UTC).timestamp()) * 1_000_000
+NOON = Window.from_us(START, START + 3_600_000_000)
+ROWS = pa.table({"at": pa.array([START, START + 1], pa.timestamp("us", "UTC"))})
+Publish = Callable[[SnowflakeConnector, Load], int]
+MakeLoad = Callable[..., Load]
+
+
+@pytest.fixture
+def own(servers: ModuleType, server: Any, tmp_path: Path) -> Iterator[Any]:
+    """A stand-in of one test's own, which it may kill."""
+    del server  # where there is none, the test is skipped with its reason
+    started = servers.Server(tmp_path)
+    yield started
+    started.stop()
+
+
+def test_a_wrong_password_needs_a_person(account: Any) -> None:
+    """At once, naming the settings, without the password."""
+    with account.side(account.name(), password="geheim-wrong") as side, pytest.raises(SideError) as error:
+        side.count(NOON)
+    assert "Incorrect username or password" in str(error.value)
+    assert "correct account, user" in str(error.value)
+    assert "geheim" not in str(error.value) + repr(error.value.__context__ or "")
+
+
+def test_a_server_that_is_not_there_is_down(account: Any) -> None:
+    """For the whole side, so that the run stops claiming."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with account.side(account.name(), port=port, login_timeout_s=1) as side, pytest.raises(TransientError) as error:
+        side.count(NOON)
+    assert error.value.side_down
+
+
+# 4.x tells of a server that is gone in a thread of its own, too.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_server_that_dies_during_an_upload(own: Any, account: Any, load: MakeLoad, publish: Publish) -> None:
+    """The upload is an error that heals; nothing is counted, and a new server gets the rows by another try."""
+    mine = type(account)(own.options(), own)
+    table = account.name()
+    with mine.side(table, create=True, timeout_s=1) as side:
+        one = load(NOON, ROWS)
+        side.upload(one)
+        publish(side, one)
+
+        def dying() -> Iterator[pa.Table]:
+            yield ROWS
+            own.stop(signal.SIGKILL)
+
+        late = load(NOON, ROWS, fence=2, read=dying)
+        with pytest.raises(TransientError) as error:
+            side.upload(late)
+        assert error.value.side_down
+        with pytest.raises(TransientError):
+            side.count(NOON)
+        own.start()
+        assert side.count(NOON) == 0
+        again = load(NOON, ROWS, fence=3)
+        side.upload(again)
+        assert publish(side, again) == 2
+
+
+def test_scratch_that_went_with_its_session(own: Any, account: Any, load: MakeLoad, publish: Publish) -> None:
+    """A session lost between upload and publication: an error that heals, and the old rows stay."""
+    mine = type(account)(own.options(), own)
+    table = account.name()
+    mine.run(f'CREATE TABLE {table} ("AT" TIMESTAMP_TZ)')
+    with mine.side(table, timeout_s=1) as side:
+        one = load(NOON, ROWS)
+        side.upload(one)
+        own.stop(signal.SIGKILL)
+        own.start()
+        mine.run(f'CREATE TABLE {table} ("AT" TIMESTAMP_TZ)', f"INSERT INTO {table} SELECT TO_TIMESTAMP_TZ({START}, 6)")
+        with pytest.raises(TransientError):
+            publish(side, one)
+        with pytest.raises(TransientError, match="the session that held the uploaded rows is gone"):
+            publish(side, one)
+        side.discard(one.claim)
+        assert side.count(NOON) == 1
+
+
+def test_a_transaction_that_the_server_has_ended_publishes_nothing(
+    account: Any, load: MakeLoad, publish: Publish
+) -> None:
+    """A worker that stood still with the lock until another took over: what it does after is not committed."""
+    table = account.name()
+    settings = {"create": True, "ledger": f"L{table}"}
+    with account.side(table, **settings) as slow, account.side(table, **settings) as other:
+        first, second = load(NOON, ROWS, fence=1), load(NOON, ROWS.slice(0, 1), fence=2)
+        slow.upload(first)
+        other.upload(second)
+
+        def stand_still() -> None:
+            with slow.transaction() as verbs:
+                verbs.guard(first)
+                # Waits for the lock until the server rolls back the one that stands still.
+                assert publish(other, second) == 1
+                verbs.delete(NOON)
+                verbs.insert(first)
+                assert verbs.count(NOON) == 2
+
+        with pytest.raises(TransientError, match="the server has ended the transaction"):
+            stand_still()
+        assert not slow.published(first)
+        assert other.published(second)
+        assert slow.count(NOON) == other.count(NOON) == 1
+
+
+def test_a_value_that_the_server_refuses_is_not_shown(account: Any, load: MakeLoad, publish: Publish) -> None:
+    """Text that is no JSON, for a VARIANT: nothing is published, and the message holds no value."""
+    table = account.name()
+    account.run(f'CREATE TABLE {table} ("AT" TIMESTAMP_TZ, DOC VARIANT)')
+    with account.side(table) as side:
+        one = load(NOON, ROWS.append_column("doc", pa.array(["{}", "secret-value {"])))
+        side.upload(one)
+        with pytest.raises(PermanentError) as error:
+            publish(side, one)
+        assert "secret-value" not in str(error.value)
+        assert side.count(NOON) == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "state", "kind", "down", "words"),
+    [
+        (625, "57014", TransientError, False, "another transaction was in the way"),
+        (630, "57014", TransientError, False, "raise timeout_s"),
+        (604, "57014", TransientError, False, "raise timeout_s"),
+        (390114, "08001", TransientError, False, "the session has ended"),
+        (250001, "08001", TransientError, True, "cannot be reached"),
+        (14, "HYT00", TransientError, True, "cannot be reached"),
+        (250003, None, TransientError, True, "cannot be reached"),
+        (390189, None, TransientError, True, "cannot be reached"),
+        (390100, "28000", SideError, None, "correct account, user"),
+        (390144, "08001", TransientError, True, "cannot be reached"),
+        (3001, "42501", SideError, None, "docs/reference/snowflake.md"),
+        (2003, "42S02", SideError, None, "correct its name"),
+        (606, "57P03", SideError, None, "name a warehouse"),
+        (90105, "22000", SideError, None, "set database and schema"),
+        (100038, "22018", PermanentError, None, "Numeric value … is not recognized"),
+        (1003, "42000", PermanentError, None, "is not recognized"),
+    ],
+)
+def test_errors_by_their_numbers(
+    number: int, state: str | None, kind: type[Exception], down: bool | None, words: str
+) -> None:
+    """What the server's and the connector's numbers mean: most of them no stand-in can give."""
+    Secret("geheim-4711").reveal()
+    text = "Numeric value 'of a row' is not recognized\ngeheim-4711\nSELECT 'statement'"
+    found = meaning(errors.ProgrammingError(msg=text, errno=number, sqlstate=state), "snowflake acc")
+    assert type(found) is kind
+    assert words in str(found)
+    assert str(found).startswith("snowflake acc: ")
+    assert getattr(found, "side_down", None) is down
+    assert "geheim-4711" not in str(found)
+    assert "SELECT" not in str(found)
+
+
+def test_too_many_waiters_for_a_lock_heal() -> None:
+    """Snowflake lets no more than twenty statements wait for a table."""
+    text = "aborted because the number of waiters for this lock exceeds the 20 statements limit."
+    found = meaning(errors.ProgrammingError(msg=text, errno=999, sqlstate="57014"), "here")
+    assert isinstance(found, TransientError)
+    assert not found.side_down

@@ -1,0 +1,112 @@
+"""The stand-in for Snowflake in tests and benchmarks: a process of its own on a private port of this machine.
+
+fakesnow does not import beside the connector of today, so it lives in an environment of its own, made once from
+requirements/snowflake.txt in the cache outside the repository. docs/reference/snowflake.md lists what it cannot show.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import venv
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PINNED = ROOT / "requirements/snowflake.txt"
+STANDIN = Path(__file__).with_name("snowflake_standin.py")
+PATIENCE_S = 60
+
+
+class Unavailable(Exception):  # noqa: N818 - it says what is missing, and is no fault of the code
+    """This machine cannot have the stand-in; the message says what it lacks."""
+
+
+def environment() -> Path:
+    """The stand-in's Python, installed once for each state of its pins. Raises Unavailable where that fails."""
+    digest = hashlib.sha256(PINNED.read_bytes() + sys.version.encode()).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "windowed-pipeline" / "servers"
+    folder = cache / f"snowflake-{digest}"
+    if not folder.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        # A name of its own, so that two at once do not write into each other; no file in it says where it lies.
+        part = cache / f"part-{os.getpid()}"
+        venv.create(part, with_pip=True, clear=True)
+        command = [part / "bin/python", "-m", "pip", "install", "--quiet", "--require-hashes", "-r", PINNED]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            shutil.rmtree(part)
+            raise Unavailable(f"the stand-in for Snowflake cannot be installed:\n{done.stdout}{done.stderr}")
+        try:
+            part.rename(folder)
+        except OSError:  # another process was first
+            shutil.rmtree(part)
+    return folder / "bin/python"
+
+
+class Server:
+    """A stand-in, started. `owner` and `other` may sign in, with the passwords of `snowflake_standin.py`."""
+
+    user = "owner"
+    password = "geheim-owner"
+
+    def __init__(self, folder: Path) -> None:
+        self._python = environment()
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        self.start()
+
+    def start(self) -> None:
+        """Starts it, empty, and waits until it answers."""
+        with (self._folder / "log").open("ab") as log:
+            command = [self._python, STANDIN, str(self.port)]
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, env={**os.environ, "TMPDIR": str(self._folder)}
+            )
+        deadline = time.monotonic() + PATIENCE_S
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the stand-in did not start:\n{(self._folder / 'log').read_text()}")
+            time.sleep(0.05)
+
+    def _answers(self) -> bool:
+        try:
+            self.sessions()
+        except OSError:
+            return False
+        return True
+
+    def stop(self, sign: signal.Signals = signal.SIGTERM) -> None:
+        """Stops it; what it held is gone."""
+        if self._process is not None:
+            self._process.send_signal(sign)
+            self._process.wait(PATIENCE_S)
+            self._process = None
+
+    def sent(self, since: int = 0) -> list[dict[str, Any]]:
+        """The statements that it was sent, from the given place of the list on, each with session and transaction."""
+        return self._asked(f"statements?since={since}")
+
+    def sessions(self) -> list[str]:
+        """The sessions that are open."""
+        return self._asked("sessions")
+
+    def _asked(self, what: str) -> list[Any]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/{what}", timeout=PATIENCE_S) as answer:
+            return list(json.load(answer))
+
+    def options(self) -> dict[str, Any]:
+        """How to connect, in the connector's own words."""
+        place = {"account": "fakesnow", "host": "127.0.0.1", "port": self.port, "protocol": "http"}
+        return {**place, "user": self.user, "password": self.password, "database": "DB", "schema": "PUBLIC"}

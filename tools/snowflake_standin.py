@@ -1,0 +1,287 @@
+"""The stand-in for Snowflake: fakesnow's server, corrected where the official connector or a test would be misled.
+
+Run by `snowflake_server.py`, with the Python of an environment of its own. What is added here, because the real one
+does it and fakesnow does not: a wrong password is refused; ALTER SESSION is accepted; a failed statement is a SQL
+error, not a status 500 that drivers repeat; DDL commits the open transaction; UPDATE, DELETE and MERGE lock their table
+until the transaction ends, and others wait (an idle holder in the way is rolled back: there after five minutes, here
+after `IDLE_S`); CURRENT_TRANSACTION(). `/statements` gives the texts that each session has sent.
+
+What it forgives: any database and schema, which it makes; missing privileges; a second statement of a transaction sees
+what the first saw; it keeps no length of text, no nanoseconds and no zone of a value; it knows no warehouse, query
+history or server-side timeout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import json
+import re
+import sys
+import threading
+import time
+import uuid
+from string import Template
+from typing import Any
+
+import duckdb
+import fakesnow.server as fake
+import uvicorn
+from fakesnow import copy_into, cursor, info_schema
+from fakesnow.cursor import FakeSnowflakeCursor
+from fakesnow.transforms import transforms
+from snowflake.connector import errors
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+PASSWORDS = {"owner": "geheim-owner", "other": "geheim-other"}
+IDLE_S = 1.5
+
+
+def _begins(words: str) -> re.Pattern[str]:
+    return re.compile(rf"\s*(?:{words})", re.IGNORECASE)
+
+
+_SESSION = _begins(r"ALTER\s+SESSION\b")
+_DDL = _begins(r"(?:CREATE|ALTER|DROP|TRUNCATE|COMMENT|GRANT|UNDROP)\b(?!\s+SESSION)")
+_LOCKING = _begins(r"(?:UPDATE|DELETE\s+FROM|MERGE\s+INTO)\s+((?:\"(?:[^\"]|\"\")*\"|[\w$.])+)")
+_WRITING = _begins(r"(?:INSERT|UPDATE|DELETE|MERGE|COPY)\b")
+_BEGINNING = _begins(r"(?:BEGIN|START\s+TRANSACTION)\b")
+_ENDING = _begins(r"(?:COMMIT|ROLLBACK)\b")
+# DuckDB has temporary tables in no schema.
+_SCRATCH = re.compile(r'(?<![@.])(?<!STAGE )(?:"(?:[^"]|"")+"\.){2}(?="PIPELINE_SCRATCH)')
+_NO_RESULT = "SELECT 'Statement executed successfully.' AS status"
+
+
+class Session:
+    """What is known of a session beside fakesnow's own connection."""
+
+    def __init__(self, autocommit: bool, lock_timeout_s: float) -> None:
+        self.id = uuid.uuid4().int % 10**12
+        self.autocommit = autocommit
+        self.lock_timeout_s = lock_timeout_s
+        self.transaction: str | None = None
+        self.seen = time.monotonic()
+        self.busy = threading.Lock()
+
+
+sessions: dict[str, Session] = {}
+statements: list[dict[str, Any]] = []
+locks: dict[str, str] = {}
+definitions = asyncio.Lock()  # what fakesnow notes of a table, two statements at once would note twice
+
+
+def refused(code: int, state: str, message: str) -> JSONResponse:
+    text = f"{code:06d}"
+    data = {"errorCode": text, "sqlState": state, "queryId": str(uuid.uuid4())}
+    return JSONResponse({"data": data, "code": text, "message": message, "success": False})
+
+
+async def body_of(request: Request) -> Any:
+    body = await request.body()
+    return json.loads(gzip.decompress(body) if request.headers.get("Content-Encoding") == "gzip" else body)
+
+
+def with_body(request: Request, body: Any) -> Request:
+    """The same request with another body, for fakesnow's own handler."""
+    headers = [(name, value) for name, value in request.scope["headers"] if name != b"content-encoding"]
+    changed = Request({**request.scope, "headers": headers}, request.receive)
+    changed._body = json.dumps(body).encode()
+    return changed
+
+
+async def login(request: Request) -> JSONResponse:
+    body = await body_of(request)
+    data = body["data"]
+    user = str(data.get("LOGIN_NAME", ""))
+    if PASSWORDS.get(user) != data.get("PASSWORD"):
+        answer = {"data": {"nextAction": "RETRY_LOGIN"}, "code": "390100", "success": False}
+        return JSONResponse({**answer, "message": "Incorrect username or password was specified."})
+    parameters = data.setdefault("SESSION_PARAMETERS", {})
+    autocommit = str(parameters.get("AUTOCOMMIT", True)).lower() != "false"
+    parameters["AUTOCOMMIT"] = autocommit
+    reply = json.loads((await fake.login_request(with_body(request, body))).body)
+    session = Session(autocommit, float(parameters.get("LOCK_TIMEOUT", 43_200)))
+    sessions[reply["data"]["token"]] = session
+    reply["data"] |= {
+        "masterToken": reply["data"]["token"],
+        "validityInSeconds": 3600,
+        "masterValidityInSeconds": 14_400,
+        "sessionId": session.id,
+    }
+    statements.append({"session": session.id, "sql": f"LOGIN {json.dumps(parameters)}", "transaction": None})
+    return JSONResponse(reply)
+
+
+async def query(request: Request) -> JSONResponse:
+    try:
+        token = fake.to_token(request)
+        fake.to_conn(token)
+    except fake.ServerError as error:
+        return JSONResponse({"data": None, "code": error.code, "message": error.message, "success": False})
+    session, body = sessions[token], await body_of(request)
+    sql = str(body["sqlText"])
+    if not body.get("describeOnly"):
+        statements.append({"session": session.id, "sql": sql, "transaction": session.transaction})
+    if _SESSION.match(sql):
+        return await fake.query_request(with_body(request, {**body, "sqlText": _NO_RESULT, "bindings": None}))
+    blocked = await begun(token, session, sql)
+    if blocked is not None:
+        return blocked
+    here = f"'{session.transaction}'" if session.transaction else "NULL"
+    sql = _SCRATCH.sub("", sql).replace("CURRENT_TRANSACTION()", here)
+    with session.busy:
+        async with definitions if _DDL.match(sql) else contextlib.AsyncExitStack():
+            answer = await fake.query_request(with_body(request, {**body, "sqlText": sql}))
+    session.seen = time.monotonic()
+    if _ENDING.match(sql) or session.transaction is None:
+        free(token)
+    return completed(answer)
+
+
+async def begun(token: str, session: Session, sql: str) -> JSONResponse | None:
+    """What a statement does to its transaction and to locks before it runs; the error that keeps it from running."""
+    if _DDL.match(sql) and session.transaction is not None:
+        await run_in_threadpool(end, token, "COMMIT")
+    if locking := _LOCKING.match(sql):
+        blocked = await acquire(locking[1], token, session)
+        if blocked is not None:
+            return blocked
+    implicit = not session.autocommit and session.transaction is None and _WRITING.match(sql)
+    if _BEGINNING.match(sql) or implicit:
+        session.transaction = str(time.time_ns())
+    return None
+
+
+def completed(answer: JSONResponse) -> JSONResponse:
+    """fakesnow's answer, with what the connectors of today look for."""
+    found = json.loads(answer.body)
+    if answer.status_code != 200:
+        return refused(int(found["code"]), "XX000", found["message"])
+    data = found.get("data") or {}
+    if "stageInfo" in data:
+        stage = {"region": "", "path": "", "storageAccount": "", "endPoint": "", "isClientSideEncrypted": False}
+        data["stageInfo"] = {**stage, **data["stageInfo"]}
+        found["data"] = {"threshold": 0, "sourceCompression": "none", **data, "overwrite": True}
+    return JSONResponse(found)
+
+
+async def acquire(table: str, token: str, session: Session) -> JSONResponse | None:
+    """Waits for the lock of a table; the error that says it was not to be had."""
+    key, until = table.upper(), time.monotonic() + session.lock_timeout_s
+    while locks.setdefault(key, token) != token:
+        holder = sessions.get(locks[key])
+        if holder is None:
+            del locks[key]
+        elif time.monotonic() - holder.seen > IDLE_S and not holder.busy.locked():
+            await run_in_threadpool(end, locks[key], "ROLLBACK")
+        elif time.monotonic() > until:
+            return refused(625, "57014", f"Statement has locked table {key} in a transaction and not yet released it.")
+        else:
+            await asyncio.sleep(0.01)
+    return None
+
+
+def end(token: str, how: str) -> None:
+    """Ends the transaction of a session from outside."""
+    fake.sessions[token].cursor().execute(how)
+    free(token)
+
+
+def free(token: str) -> None:
+    sessions[token].transaction = None
+    for key in [key for key, holder in locks.items() if holder == token]:
+        del locks[key]
+
+
+async def session(request: Request) -> JSONResponse:
+    answer = await fake.session(request)
+    token = fake.to_token(request)
+    if request.query_params.get("delete") and token in sessions:
+        free(token)
+        del sessions[token]
+    return answer
+
+
+async def told(request: Request) -> JSONResponse:
+    """What the connector tells of itself."""
+    del request
+    return JSONResponse({"data": "Log Received", "code": None, "message": None, "success": True})
+
+
+async def sent(request: Request) -> JSONResponse:
+    """What sessions have sent, from the given place of the list on."""
+    return JSONResponse(statements[int(request.query_params.get("since", 0)) :])
+
+
+async def opened(request: Request) -> JSONResponse:
+    """The sessions that are open."""
+    del request
+    return JSONResponse([f"session {session.id}" for session in sessions.values()])
+
+
+def execute(self: FakeSnowflakeCursor, *given: Any, **named: Any) -> None:
+    """fakesnow's own, whose rarer errors become SQL errors too."""
+    try:
+        plain_execute(self, *given, **named)
+    except duckdb.ConstraintException as error:
+        raise errors.ProgrammingError(msg=str(error), errno=100072, sqlstate="22000") from None
+    except duckdb.DataError as error:
+        raise errors.ProgrammingError(msg=str(error), errno=100069, sqlstate="22P02") from None
+    except duckdb.Error as error:
+        raise errors.ProgrammingError(msg=f"{type(error).__name__}: {error}", errno=100132, sqlstate="P0000") from None
+
+
+def describe(table: Any, connection: Any, database: str | None, schema: str) -> list[tuple[str, str]]:
+    """fakesnow's own, which looks for temporary tables in a schema, where DuckDB has none."""
+    name = f'"{table.name}"'
+    if not table.name.startswith("PIPELINE_SCRATCH"):
+        name = f'"{table.catalog or database}"."{table.db or schema}".{name}'
+    return [(row[0], row[1]) for row in connection.execute(f"DESCRIBE {name}").fetchall()]
+
+
+def insert_text_lengths(catalog: str, schema: str, table: str, lengths: list[tuple[str, int]]) -> str:
+    """fakesnow's own, which writes names as they are."""
+    return plain_text_lengths(catalog, schema, doubled(table), [(doubled(name), most) for name, most in lengths])
+
+
+def doubled(name: str) -> str:
+    return name.replace("'", "''")
+
+
+class Doubling(Template):
+    """A template of fakesnow's, in which names stand as text."""
+
+    def substitute(self, *given: Any, **named: Any) -> str:
+        return super().substitute(*given, **{name: doubled(str(value)) for name, value in named.items()})
+
+
+for module in (cursor, transforms):
+    for name, value in list(vars(module).items()):
+        if isinstance(value, Template):
+            setattr(module, name, Doubling(value.template))
+copy_into._describe_table = describe
+plain_text_lengths = info_schema.insert_text_lengths_sql
+info_schema.insert_text_lengths_sql = insert_text_lengths
+plain_execute = FakeSnowflakeCursor._execute
+FakeSnowflakeCursor._execute = execute
+
+MINE = {
+    "/session/v1/login-request": login,
+    "/queries/v1/query-request": query,
+    "/session": session,
+}
+routes = [Route(each.path, MINE.get(each.path, each.endpoint), methods=list(each.methods)) for each in fake.routes]
+more = [
+    Route("/telemetry/send", told, methods=["POST"]),
+    Route("/statements", sent, methods=["GET"]),
+    Route("/sessions", opened, methods=["GET"]),
+]
+app = Starlette(routes=[*routes, *more])
+
+if __name__ == "__main__":
+    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", timeout_keep_alive=600)
