@@ -54,6 +54,7 @@ bench: setup $(BENCH)/.ready ## the benchmarks, beside Dagster, pgqueuer, procra
 	$(BENCH)/bin/python bench/claims.py
 	$(BENCH)/bin/python bench/counts.py
 	$(BENCH)/bin/python bench/load.py
+	$(BENCH)/bin/python bench/stage.py
 	$(BIN)/python bench/imports.py
 	$(BIN)/python bench/store.py
 	$(BIN)/python bench/year.py

@@ -232,6 +232,52 @@ def test_a_damaged_file_is_named_and_not_found_again(bucket: Any) -> None:
         assert (stage.find(""), stage.keys("")) == ([], [KEY])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a full disk is Linux's /dev/full")
+def test_a_full_disk_of_this_machine_can_heal(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file passes through a temporary one; without room for it the side is down, and the error says where."""
+    with bucket.stage() as stage:
+        staged = stage.write(request(), given([wide(1)]))
+        monkeypatch.setattr("tempfile.TemporaryFile", lambda: open("/dev/full", "r+b"))  # noqa: SIM115 - as its like
+        acts = [lambda: numbers(stage.read(staged)), lambda: stage.write(request(f"{SPAN}/18"), given([batch(1)]))]
+        for act in acts:
+            with pytest.raises(TransientError, match=r"ENOSPC.*free space.*TMPDIR") as raised:
+                act()
+            assert raised.value.side_down
+        assert list(stage.find("")) == [staged]
+
+
+FORKED = """
+import os, sys
+from pipeline_core import Secret, SideError
+from pipeline_core.contracts import Context
+from pipeline_objects import ObjectStageSettings
+
+url, endpoint, secret = sys.argv[1:]
+credentials = {"access_key_id": Secret("owner"), "secret_access_key": Secret(secret)}
+settings = ObjectStageSettings(url, endpoint=endpoint, allow_http=True, credentials=credentials)
+with settings.open(Context("p")) as stage:
+    if "before" in url:
+        stage.keys("")
+if os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+with settings.open(Context("p")) as stage:
+    try:
+        print(stage.keys(""))
+    except SideError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize(("when", "said"), [("before", "spawn or forkserver"), ("after", "[]")])
+def test_a_forked_process_is_told_instead_of_hanging(bucket: Any, when: str, said: str) -> None:
+    """The client's threads do not follow a fork. One that comes before the first use does no harm."""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKED, f"s3://{bucket.name}/{when}"]
+    command += [bucket.server.endpoint, bucket.server.secrets["owner"]]
+    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stderr
+    assert said in child.stdout
+
+
 # --- who may do what -------------------------------------------------------------------------------------------------
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
+from functools import cache
 from io import BufferedIOBase
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
@@ -17,7 +19,7 @@ from attrs import frozen
 from obstore.exceptions import AlreadyExistsError
 
 from pipeline_core.contracts import Problem
-from pipeline_core.errors import ClaimLostError, PipelineError
+from pipeline_core.errors import ClaimLostError, PipelineError, SideError
 from pipeline_objects import folder
 from pipeline_objects.faults import is_absent, translated
 from pipeline_objects.place import parts_of
@@ -71,7 +73,7 @@ class Bucket:
 
     def upload(self, name: str, file: IO[bytes]) -> None:
         """Puts the content of a file there, in parts where it is large. An upload that fails is aborted."""
-        with translated(self._place(name)):
+        with self._asking(name):
             obstore.put(self.store, self._path(name), file, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE)
 
     def put(self, name: str, data: bytes) -> None:
@@ -84,7 +86,7 @@ class Bucket:
 
     def get(self, name: str) -> bytes | None:
         """The content of a file, None where there is none."""
-        with translated(self._place(name)):
+        with self._asking(name):
             try:
                 return bytes(obstore.get(self.store, self._path(name)).bytes())
             except FileNotFoundError as error:
@@ -106,7 +108,7 @@ class Bucket:
         """The keys that begin with `prefix` and hold any file, in order."""
         above = prefix.rpartition("/")[0]
         found: set[str] = set()
-        with translated(self.root):
+        with self._asking(above):
             for page in obstore.list(self.store, self._path(above) if above else None):
                 keys = (each["path"].rpartition("/")[0] for each in page)
                 found.update(key for key in keys if key and key.startswith(prefix))
@@ -115,14 +117,14 @@ class Bucket:
     def remove(self, key: str, first: str) -> None:
         """Removes the files of a key, `first` before the others."""
         self.discard(f"{key}/{first}")
-        with translated(self._place(key)):
+        with self._asking(key):
             others = [each["path"] for page in obstore.list(self.store, self._path(key)) for each in page]
             if others:
                 obstore.delete(self.store, others)
 
     def discard(self, name: str) -> None:
         """Removes one file; harmless where there is none."""
-        with translated(self._place(name)):
+        with self._asking(name):
             try:
                 obstore.delete(self.store, self._path(name))
             except FileNotFoundError as error:
@@ -159,7 +161,7 @@ class Bucket:
         return False
 
     def _created(self, name: str, data: bytes) -> bool:
-        with translated(self._place(name)):
+        with self._asking(name):
             try:
                 obstore.put(self.store, self._path(name), data, mode="create")
             except AlreadyExistsError:
@@ -167,7 +169,7 @@ class Bucket:
         return True
 
     def _downloaded(self, name: str, file: BufferedIOBase) -> bool:
-        with translated(self._place(name)):
+        with self._asking(name):
             try:
                 found = obstore.get(self.store, self._path(name))
             except FileNotFoundError as error:
@@ -178,6 +180,12 @@ class Bucket:
                 file.write(chunk)
         file.seek(0)
         return True
+
+    @contextmanager
+    def _asking(self, name: str) -> Iterator[None]:
+        _refuse_in_a_fork(self.root)
+        with translated(self._place(name)):
+            yield
 
     def _place(self, name: str) -> str:
         return f"{self.root}/{name}"
@@ -211,6 +219,21 @@ class _NewObject:
     def abandon(self) -> None:
         with suppress(OSError):  # closing flushes, and a full disk refuses once more: that has been reported
             self._file.close()
+
+
+@cache
+def _first_user() -> int:
+    """The process that used obstore first: this one, or one that it was forked from."""
+    return os.getpid()
+
+
+def _refuse_in_a_fork(root: str) -> None:
+    if _first_user() != os.getpid():
+        raise SideError(
+            f"stage {root}: this process was forked from one that had used the stage, and lacks the threads that do "
+            "its work: it would wait for ever; start workers by spawn or forkserver, as in "
+            "ProcessPoolExecutor(mp_context=multiprocessing.get_context('spawn'))"
+        )
 
 
 def _on_this_machine() -> AbstractContextManager[None]:

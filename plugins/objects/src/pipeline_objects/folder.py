@@ -184,7 +184,7 @@ def _meaning(error: OSError, place: Path) -> PipelineError:
     name = errno.errorcode.get(error.errno or 0, type(error).__name__)
     found = f"stage {place}: {error.strerror or error} ({name})"
     if error.errno in _FULL:
-        return TransientError(f"{found}; free space there, or give the stage a larger folder", side_down=True)
+        return TransientError(f"{found}; free space there, or name a larger folder (stage.url, TMPDIR)", side_down=True)
     if error.errno in _AWAY:
         return TransientError(f"{found}; check that the disk or the share answers", side_down=True)
     if error.errno in _BUSY:
