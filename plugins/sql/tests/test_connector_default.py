@@ -86,7 +86,7 @@ def test_scratch_takes_rows(engine: Engine) -> None:
 def test_no_schema_is_taken_for_unchanged(engine: Engine) -> None:
     """Plain SQL cannot tell whether a table has changed, so two versions are never the same."""
     with engine.reading() as connection:
-        assert engine.schema_version(connection) != engine.schema_version(connection)
+        assert engine.schema_version(connection, None, "t") != engine.schema_version(connection, None, "t")
 
 
 # --- types ------------------------------------------------------------------------------------------------------------

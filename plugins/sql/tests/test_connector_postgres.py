@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import sqlalchemy as sa
 
 from pipeline_core import (
     ExtractRequest,
@@ -160,6 +161,71 @@ def test_memory_is_bounded(database: Database) -> None:
 
 
 # --- the target -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("ALTER TABLE t ALTER v TYPE text", {"v": pa.string()}),
+        ("ALTER TABLE t RENAME v TO w", {"w": pa.int32()}),
+        ("ALTER TABLE t DROP v; ALTER TABLE t ADD v boolean", {"v": pa.bool_()}),
+        ("DROP TABLE t; CREATE TABLE t (at timestamptz, v float8)", {"v": pa.float64()}),
+        ("ALTER TABLE t RENAME TO was; ALTER TABLE u RENAME TO t", {"v": pa.string()}),
+        (
+            "CREATE DOMAIN other AS text; ALTER TABLE t ALTER v TYPE other; DROP DOMAIN whole; "
+            "ALTER DOMAIN other RENAME TO whole",
+            {"v": pa.string()},
+        ),
+        ("ALTER DOMAIN whole RENAME TO entire", {"v": pa.int32()}),
+    ],
+)
+def test_a_changed_table_is_noticed(
+    database: Database, load: MakeLoad, change: str, expected: dict[str, pa.DataType]
+) -> None:
+    """By a side that has already used it: another type or column, another table of that name, another domain."""
+    database.run(
+        "BEGIN; CREATE DOMAIN whole AS int; CREATE DOMAIN word AS text; "
+        "CREATE TABLE t (at timestamptz, v whole); CREATE TABLE u (at timestamptz, v word); COMMIT"
+    )
+    before = load(DAY, rows([1]))
+    with database.side("t") as side:
+        side.upload(before)
+        side.discard(before.claim)
+        assert extracted(side).schema.field("v").type == pa.int32()
+        database.run(change)
+        found = extracted(side)
+        assert {name: found.schema.field(name).type for name in found.column_names if name != "at"} == expected
+        side.upload(load(DAY, found))
+
+
+def test_a_new_index_is_noticed(database: Database) -> None:
+    """By a side that has already looked for one."""
+    database.run("CREATE TABLE t (at timestamptz)")
+    with database.side("t") as side:
+        assert any("no index" in each.what for each in side.problems())
+        database.run("CREATE INDEX ON t (at)")
+        assert not any("no index" in each.what for each in side.problems())
+
+
+def test_a_table_is_described_once(database: Database, load: MakeLoad, publish: Publish) -> None:
+    """As long as it does not change: each further window only asks whether it has."""
+    described: list[str] = []
+    database.run("CREATE TABLE t (at timestamptz)", "CREATE INDEX ON t (at)")
+    with database.side("t") as side:
+
+        @sa.event.listens_for(side._engine.sa, "before_cursor_execute")
+        def listen(_c: Any, _cursor: Any, statement: str, _p: Any, _context: Any, _many: bool) -> None:
+            described.extend(["described"] if "format_type" in statement else [])
+
+        for fence in range(1, 4):
+            if fence == 2:
+                assert described  # by the first one
+                described.clear()
+            given = load(DAY, rows([1]), fence=fence)
+            side.upload(given)
+            assert publish(side, given) == side.count(DAY) == 1
+            side.discard(given.claim)
+    assert described == []
 
 
 def test_a_missing_table_or_column(database: Database) -> None:

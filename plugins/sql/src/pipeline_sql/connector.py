@@ -158,10 +158,10 @@ class SqlConnector(Source, Target):
 
     def _side_of(self, connection: sa.Connection) -> Side | None:
         """The table, as `_look` finds it; it looks again only after the schema has changed."""
-        version = self._engine.schema_version(connection)
+        version = self._engine.schema_version(connection, self._schema, self._name)
         # Kept with the connection: another one may have opened another file of the same name.
-        seen: tuple[object, Side | None] = connection.info.get(_SEEN, (None, None))
-        if seen[0] != version:
+        seen: tuple[object, Side | None] | None = connection.info.get(_SEEN)
+        if seen is None or seen[0] != version:
             seen = connection.info[_SEEN] = version, self._look(connection)
         return seen[1]
 

@@ -78,6 +78,15 @@ SELECT c.oid AS id, n.nspname AS schema, c.relname AS name, c.relkind::text AS k
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = to_regclass(:name) AND c.relkind IN ('r', 'p', 'f', 'v', 'm')
 """
+# Whatever changes a column, its type or an index writes its row in the catalog anew, under another `xmin`.
+_VERSION = """
+SELECT c.oid,
+       (SELECT array_agg(ARRAY[a.xmin::text, t.xmin::text] ORDER BY a.attnum)
+        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = c.oid AND a.attnum > 0),
+       (SELECT array_agg(i.xmin::text ORDER BY i.indexrelid) FROM pg_index i WHERE i.indrelid = c.oid)
+FROM pg_class c
+WHERE c.oid = to_regclass(:name)
+"""
 # A domain counts as the type below it, an array as its elements.
 _COLUMNS = """
 SELECT a.attname AS name,
@@ -233,6 +242,9 @@ class PostgresEngine(Engine):
                 # A worker that stands still while it holds the ledger's lock is cut off before its lease ends.
                 milliseconds = max(1, round(self.standstill_s * 1000))
                 connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = {milliseconds}")
+            else:
+                # Only scratch is written, which ends with the session: nobody need wait for the disk.
+                connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
             yield
 
     def lost(self, connection: sa.Connection) -> bool:
@@ -243,11 +255,13 @@ class PostgresEngine(Engine):
         connection.exec_driver_sql(f"SET LOCAL statement_timeout = {max(1, round(self.timeout_s * 1000))}")
         yield
 
+    def schema_version(self, connection: sa.Connection, schema: str | None, name: str) -> object:
+        return connection.execute(sa.text(_VERSION), {"name": _quoted(schema, name)}).one_or_none()
+
     def table(self, connection: sa.Connection, schema: str | None, name: str) -> Table | None:
         from pipeline_sql.postgresql_types import PostgresColumn  # noqa: PLC0415
 
-        quoted = ['"' + part.replace('"', '""') + '"' for part in (schema, name) if part is not None]
-        found = connection.execute(sa.text(_RELATION), {"name": ".".join(quoted)}).one_or_none()
+        found = connection.execute(sa.text(_RELATION), {"name": _quoted(schema, name)}).one_or_none()
         if found is None:
             return None
         columns = tuple(
@@ -370,6 +384,10 @@ class PostgresEngine(Engine):
 
 def _moment(value: datetime) -> sa.TIMESTAMP:
     return sa.TIMESTAMP(timezone=value.tzinfo is not None)
+
+
+def _quoted(schema: str | None, name: str) -> str:
+    return ".".join('"' + part.replace('"', '""') + '"' for part in (schema, name) if part is not None)
 
 
 def _lock(connection: sa.Connection, name: str) -> None:

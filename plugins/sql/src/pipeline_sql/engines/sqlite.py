@@ -220,7 +220,8 @@ class SqliteEngine(Engine):
         # SQLite folds the letters of ASCII and no others.
         return name.translate(_LOWER)
 
-    def schema_version(self, connection: sa.Connection) -> object:
+    def schema_version(self, connection: sa.Connection, schema: str | None, name: str) -> object:
+        del schema, name
         # Of the file, as the transaction begun here will see it to its end; temporary tables do not count in it.
         return connection.exec_driver_sql("PRAGMA schema_version").scalar_one()
 
@@ -268,7 +269,7 @@ class SqliteEngine(Engine):
         query = sa.select(sa.func.count()).select_from(table.clause()).where(value >= "0", value < "1")
         compiled = str(query.compile(connection, compile_kwargs={"literal_binds": True}))
         # The driver keeps statements by their text, and a kept plan would outlive the index it was made for.
-        version = self.schema_version(connection)
+        version = self.schema_version(connection, table.schema, table.name)
         plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled} /* {version} */").all()
         return all(not step.detail.startswith("SCAN") for step in plan)
 
