@@ -164,12 +164,13 @@ def _bucket(settings: ObjectStageSettings) -> Bucket:
     config = {option: value for option, value in named.items() if value is not None}
     config |= settings.options
     config |= {option: secret.reveal() for option, secret in settings.credentials.items()}
+    requests = _client(settings)
     try:
         store = kinds[scheme](
             name,
             prefix=prefix or None,
             config=config,
-            client_options=_client(settings),
+            client_options=requests,
             retry_config=RETRIES,
         )
     except (BaseError, ValueError) as error:
