@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -348,6 +349,32 @@ def test_credentials_come_from_the_environment(bucket: Any, monkeypatch: pytest.
         assert stage.keys("") == [KEY]
     with bucket.stage("reader") as stage, pytest.raises(SideError):
         stage.remove(KEY)
+
+
+def test_a_machine_has_credentials_of_its_own(bucket: Any, service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of its role, from where clouds hand them out; no setting and no variable names a key."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    role = {
+        "AccessKeyId": "owner",
+        "SecretAccessKey": bucket.server.secrets["owner"],
+        "Token": "",
+        "Expiration": "2099-01-01T00:00:00Z",
+        "Code": "Success",
+        "LastUpdated": "2013-03-10T00:00:00Z",
+        "Type": "AWS-HMAC",
+    }
+
+    def answer(method: str, path: str) -> tuple[int, bytes, dict[str, str]]:
+        if path.endswith("/security-credentials/"):
+            return 200, b"stage-role", {}
+        return 200, json.dumps(role).encode() if path.endswith("/stage-role") else b"token", {}
+
+    service.answer = answer
+    with bucket.stage(credentials={}, options={"metadata_endpoint": service.endpoint}) as stage:
+        staged = stage.write(request(), given([batch(1)]))
+        assert numbers(stage.read(staged)) == [1]
+    assert service.asked[0] == "PUT /latest/api/token"
 
 
 def test_without_any_credentials_a_person_is_asked(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,9 @@ def _of_the_way(text: str, debug: str, place: str) -> PipelineError:
     if _MACHINE.search(text):
         return SideError(f"stage {place}: found no credentials, and this machine has none of its own; {_CREDENTIALS}")
     if _UNTRUSTED.search(debug):
-        return SideError(f"stage {place}: no trusted connection: {cause}; correct stage.endpoint or its certificate")
+        return SideError(
+            f"stage {place}: no trusted connection: {cause}; correct stage.endpoint, or give stage.ca_certs"
+        )
     return TransientError(f"stage {place}: cannot be reached: {cause}; see whether it runs", side_down=True)
 
 
