@@ -50,6 +50,7 @@ def store_new_and_pass_valid_record(
 
     Returns `{'exit_dag', 'record', 'reason'}`. `start`, `end` limit it to windows that start there, as a task does that
     is run again for its own window: where that is done already, `reason` is the recorded one. `reload` moves it again.
+    A store that is away or in the way when it is to give the claim is waited for, up to `run.give_up_after`.
     """
     lacking = missing_check_fields(config) if isinstance(config, Mapping) else []
     if lacking:

@@ -3,8 +3,8 @@
 In an empty folder, from top to bottom: a `toml` or `python` block that begins with `# NAME` becomes that file, a `sql`
 block that begins with `-- FILE` is run on that SQLite file, any other `python` block is a program, and in a `console`
 block what follows `$ ` is a command, the lines under it what it prints (`...` stands for anything). What a page needs
-beforehand stands in such blocks inside an HTML comment, which no reader sees. Stage and store are named by the
-environment.
+beforehand is folded away in such blocks; what only the test needs stands inside an HTML comment. Stage and store are
+named by the environment.
 """
 
 from __future__ import annotations
