@@ -17,6 +17,11 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says how busy the machine is, and nothing else.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 # Passwords are asked for over the socket too, so that a wrong one can be tried.
 _ACCESS = "local all guest scram-sha-256\nlocal all all trust\n"

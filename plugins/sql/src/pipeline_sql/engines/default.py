@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from pipeline_core import PermanentError, PipelineError, TransientError, Window
+from pipeline_core import PermanentError, PipelineError, SideError, TransientError, Window
 from pipeline_core.secrets import hide, redact
 from pipeline_sql.prepared import Connected, Direct, Prepared, Row
-from pipeline_sql.schema import fence
+from pipeline_sql.schema import fence, records
 from pipeline_sql.tables import Column, Range, Rows, Table, TypedColumn, named, named_column
 
 if TYPE_CHECKING:  # the record store needs no Arrow
@@ -116,10 +116,16 @@ class Engine:
             raise TransientError(f"{error}; another worker has made it at this moment") from None
 
     def take_fences(self, connection: Connected, now_us: int, count: int) -> int:
-        """Takes that many fences; the first of them, `max(last + 1, now_us)`."""
+        """Takes that many fences; the first of them, `max(last + 1, now_us)`. SideError where the last one is lost."""
         # The update locks the row, so the later read sees this transaction's own number.
         _TAKE_FENCES.run(connection, [{"now_us": now_us, "count": count}])
-        last: int = _LAST_FENCE.rows(connection, {})[0]["last"]
+        rows = _LAST_FENCE.rows(connection, {})
+        if not rows:
+            raise SideError(
+                f"{self.place}: table {fence.name}: found no row, expected one that holds the last fence; put it back, "
+                f"with 1 as its id and the highest fence of {records.name} (0 where there is none) as its last"
+            )
+        last: int = rows[0]["last"]
         return last - count + 1
 
     def claim_at_once(self, wanted: Mapping[str, Any]) -> list[Row] | None:
