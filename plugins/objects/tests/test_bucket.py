@@ -377,13 +377,17 @@ def test_a_machine_has_credentials_of_its_own(bucket: Any, service: Any, monkeyp
     assert service.asked[0] == "PUT /latest/api/token"
 
 
-def test_without_any_credentials_a_person_is_asked(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither settings, nor environment, nor a machine that has some of its own."""
+@pytest.mark.parametrize("answers", [True, False])
+def test_without_any_credentials_a_person_is_asked(
+    bucket: Any, service: Any, monkeypatch: pytest.MonkeyPatch, answers: bool
+) -> None:
+    """Neither settings, nor environment, nor a machine with a role; nor one that hands out any."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
-    nowhere = {"metadata_endpoint": "http://127.0.0.1:1"}
+    service.answer = lambda method, path: (200, b"token", {}) if method == "PUT" else (404, b"none", {})
+    machine = {"metadata_endpoint": service.endpoint if answers else "http://127.0.0.1:1"}
     with (
-        bucket.stage(credentials={}, options=nowhere) as stage,
+        bucket.stage(credentials={}, options=machine) as stage,
         pytest.raises(SideError, match=r"no credentials.*stage\.credentials"),
     ):
         stage.keys("")

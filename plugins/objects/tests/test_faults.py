@@ -117,13 +117,13 @@ def test_a_manifest_is_removed_first(service: Any) -> None:
     listed = b"".join(
         f"<Contents><Key>stage/flights/0_1/17/{name}</Key><Size>1</Size>"
         "<LastModified>2013-03-10T00:00:00Z</LastModified></Contents>".encode()
-        for name in ("manifest.json", "part-00000.parquet")
+        for name in ("a-file.parquet", "manifest.json")
     )
     service.answer = lambda method, path: (200, b"<ListBucketResult>" + listed + b"</ListBucketResult>", {})
     place(service.settings(options={"disable_bulk_delete": "true"})).remove("flights/0_1/17", first="manifest.json")
-    removed = [path.rpartition("/")[2] for path in service.asked if path.startswith("DELETE")]
-    assert removed[0] == "manifest.json"
-    assert "part-00000.parquet" in removed[1:]
+    begins, *others = service.asked
+    assert begins == "DELETE /a-bucket/stage/flights/0_1/17/manifest.json"
+    assert "DELETE /a-bucket/stage/flights/0_1/17/a-file.parquet" in others
 
 
 def test_nobody_at_the_address_is_waited_for(service: Any) -> None:
