@@ -18,6 +18,11 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says how busy the machine is, and nothing else.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 # Snowflake's connector would ask the metadata services of three clouds where it runs.
 os.environ["SNOWFLAKE_DISABLE_PLATFORM_DETECTION"] = "true"

@@ -251,8 +251,8 @@ class Pipeline:
 
         Raises ConfigError where the file is there already, RecordError where nothing is kept or a window is running.
         """
-        numbers = moving.export(self.store, self.config.pipeline, Path(file))
-        return self._moved("exported", file, numbers)
+        (report,) = export_stores([self], file)
+        return report
 
     def import_store(self, file: str | Path) -> MoveReport:
         """Takes such a file into this store, which must keep nothing of this pipeline yet; all of it or nothing.
@@ -471,6 +471,15 @@ class Pipeline:
     def instant_us(self, when: When) -> int | None:
         """A time as given by a person: aware, or text local to the pipeline's zone. Microseconds UTC."""
         return self.config.instant_us(when) if isinstance(when, str) else None if when is None else to_us(when)
+
+
+def export_stores(pipelines: Sequence[Pipeline], file: str | Path) -> list[MoveReport]:
+    """Writes all that is kept of each to one file, from which each takes its own part; see `Pipeline.export_store`.
+
+    Of some there may be nothing yet; each is as of an instant of its own.
+    """
+    numbers = moving.export([(each.store, each.config.pipeline) for each in pipelines], Path(file))
+    return [each._moved("exported", file, part) for each, part in zip(pipelines, numbers, strict=True)]
 
 
 def _host_us() -> int:

@@ -12,6 +12,7 @@ goes on with it; call `release_record` when it gives up. A fault of the window i
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from pipeline_core.config import missing_check_fields
 from pipeline_core.contracts import Can, Staged
 from pipeline_core.decision import Decision
 from pipeline_core.engine import auditing, counting, publish, runner, shrinking, transfer
+from pipeline_core.engine.outage import Outages
 from pipeline_core.engine.parts import Parts
 from pipeline_core.errors import (
     AuditError,
@@ -48,6 +50,7 @@ def store_new_and_pass_valid_record(
 
     Returns `{'exit_dag', 'record', 'reason'}`. `start`, `end` limit it to windows that start there, as a task does that
     is run again for its own window: where that is done already, `reason` is the recorded one. `reload` moves it again.
+    A store that is away or in the way when it is to give the claim is waited for, up to `run.give_up_after`.
     """
     lacking = missing_check_fields(config) if isinstance(config, Mapping) else []
     if lacking:
@@ -58,7 +61,10 @@ def store_new_and_pass_valid_record(
         if reload:
             pipeline.reload(start=start, end=end, reason="asked for by its orchestrator")
         order = runner.Order(pipeline.within(start, end), now_us=pipeline.instant_us(now))
-        claims = pipeline.store.claim(runner.claim_request(pipeline.config, pipeline.store, order))
+        outages = Outages.watch(pipeline.config, pipeline.report, threading.Event())
+        claims = outages.store.outlast(
+            lambda: pipeline.store.claim(runner.claim_request(pipeline.config, pipeline.store, order))
+        )
         if not claims:
             return _exit(_why_none(pipeline, order.within))
         record = to_mapping(claims[0], pipeline.config.policy.timezone)

@@ -307,6 +307,13 @@ class PrefixesAreFolders(Stage):
         return [key for key in super().keys("") if not folder or key == folder or key.startswith(f"{folder}/")]
 
 
+class PrefixesAreCutToFolders(Stage):
+    """What stands behind the last `/` of a prefix is passed over."""
+
+    def keys(self, prefix: str) -> Sequence[str]:
+        return super().keys(prefix[: prefix.rfind("/") + 1])
+
+
 class FindsEverything(Stage):
     """Whatever was asked for."""
 
@@ -433,6 +440,7 @@ TABLE = [
     Mutant("reading changes nothing", ReadsOnlyOnce, "test_a_read_closed_early_holds_nothing"),
     Mutant("reading changes nothing", ReadsOn, "test_a_read_closed_early_holds_nothing"),
     Mutant("prefixes", PrefixesAreFolders, "test_keys_and_find_take_a_prefix"),
+    Mutant("prefixes", PrefixesAreCutToFolders, "test_keys_and_find_take_a_prefix"),
     Mutant("prefixes", FindsEverything, "test_keys_and_find_take_a_prefix"),
     Mutant("remove", RemovesNeighbours, "test_remove_touches_its_own_key_alone"),
     Mutant("remove", RemoveForgetsTheManifest, "test_remove_touches_its_own_key_alone"),

@@ -1,13 +1,15 @@
 """Each how-to page is run as it stands: its files are written, its commands typed, what it shows is what appears.
 
-In an empty folder, from top to bottom: a `toml` block that begins with `# NAME` becomes that file, a `sql` block that
-begins with `-- FILE` is run on that SQLite file, a `python` block is a program, and in a `console` block what follows
-`$ ` is a command, the lines under it what it prints (`...` stands for anything). What a page needs beforehand stands in
-such blocks inside an HTML comment, which no reader sees. Stage and store are named by the environment.
+In an empty folder, from top to bottom: a `toml` or `python` block that begins with `# NAME` becomes that file, a `sql`
+block that begins with `-- FILE` is run on that SQLite file, any other `python` block is a program, and in a `console`
+block what follows `$ ` is a command, the lines under it what it prints (`...` stands for anything). What a page needs
+beforehand is folded away in such blocks; what only the test needs stands inside an HTML comment. Stage and store are
+named by the environment.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sqlite3
@@ -24,6 +26,7 @@ from pipeline_core.cli.app import run
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs/how-to").glob("*.md"))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SUFFIXES = {"toml": ".toml", "python": ".py"}
 CODE = '; echo "exit code $?"'
 
 
@@ -37,7 +40,7 @@ def test_a_page_does_what_it_says(page: Path, tmp_path: Path, monkeypatch: pytes
     commands = 0
     for language, text in BLOCK.findall(page.read_text()):
         name = text.partition("\n")[0].lstrip("#- ")
-        if language == "toml" and text.startswith("# "):
+        if Path(name).suffix == SUFFIXES.get(language) and text.startswith("# "):
             Path(name).write_text(text)
         elif language == "sql" and text.startswith("-- "):
             with closing(sqlite3.connect(name)) as connection:
@@ -55,7 +58,12 @@ def test_a_page_does_what_it_says(page: Path, tmp_path: Path, monkeypatch: pytes
 def typed(command: str) -> str:
     """What a command prints. Ours are run in this process, which saves their imports."""
     if not command.startswith("pipeline-core "):
-        done = subprocess.run(["bash", "-c", command], check=True, capture_output=True, text=True)
+        # `python` is the one that runs this test, as in an environment that was activated.
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        done = subprocess.run(
+            ["bash", "-c", command], check=False, capture_output=True, text=True, env={**os.environ, "PATH": path}
+        )
+        assert done.returncode == 0, f"{command}\n\nfails:\n{done.stdout}{done.stderr}"
         return done.stdout
     printed = StringIO()
     with redirect_stdout(printed), redirect_stderr(printed):

@@ -12,7 +12,7 @@ import obstore
 import pytest
 
 from pipeline_core import Event, Pipeline, SideError
-from worlds import S3StageWorld
+from worlds import S3StageWorld, World
 
 NOW = "2013-03-10T12:00"
 shows_process_states = pytest.mark.skipif(not Path("/proc").exists(), reason="this system shows no process states")
@@ -37,6 +37,13 @@ def test_a_run_moves_everything_and_a_second_one_nothing(world: S3StageWorld) ->
     assert (report.windows, report.rows) == ({"loaded": 6}, len(world.rows("source")))
     world.assert_whole()
     assert world.run()["windows"] == {}
+
+
+def test_every_target_takes_rows_from_a_bucket(any_world: World, s3_server: Any) -> None:
+    """Also one that would rather read the staged files itself, where they lie on this machine."""
+    stage = s3_server.settings(s3_server.new_bucket())
+    assert any_world.run(stage=stage)["windows"] == {"loaded": 6}
+    any_world.assert_whole()
 
 
 @pytest.mark.parametrize("step", ["extracting", "staged", "uploading", "uploaded", "published", "cleaned"])

@@ -96,6 +96,35 @@ def test_a_store_moves_from_the_command_line(shell: Shell, new_store: Any) -> No
     assert file.read_bytes() == before
 
 
+def test_several_pipelines_move_in_one_file(shell: Shell, new_store: Any) -> None:
+    """Each takes its own part, of one instant; one that has nothing yet moves nothing, and a stranger is refused."""
+    shell.configure(pipelines={name: {"target": {"table": name}} for name in ("one", "two", "none")}, name=None)
+    assert [shell("run", "-p", name).code for name in ("one", "two")] == [0, 0]
+    exported = shell("store", "export", "kept.jsonl", "--all", "--json").json
+    found = [(part["pipeline"], part["records"]) for part in exported["pipelines"]]
+    assert (found, exported["exit_code"]) == ([("one", 6), ("two", 6), ("none", 0)], 0)
+    assert shell("store", "export", "more.jsonl", "--all", "-p", "one").code == 2
+    lines = (shell.folder / "kept.jsonl").read_bytes().splitlines(keepends=True)
+    (shell.folder / "doubled.jsonl").write_bytes(b"".join(lines * 2))
+    (shell.folder / "harmed.jsonl").write_bytes(b"".join(lines[:3] + lines[4:]))
+    shell.configure(
+        pipelines={name: {"target": {"table": name}} for name in ("one", "two", "none", "other")},
+        name=None,
+        store=new_store("sqlite"),
+    )
+    for file in ("doubled.jsonl", "harmed.jsonl"):
+        refused = shell("store", "import", file, "-p", "two")  # though its own part is whole
+        assert (refused.code, "was torn or changed" in refused.err) == (2, True)
+    imported = shell("store", "import", "kept.jsonl", "--all")
+    assert imported.code == 2
+    assert "pipeline: found 'one', 'two', 'none', expected 'other'" in imported.err
+    told = " ".join(imported.out.split())
+    for part in exported["pipelines"]:
+        kept = f"{part['records']} records and {part['events']} events"
+        assert f"{part['pipeline']}: imported {kept} from kept.jsonl" in told
+    assert [shell("run", "-p", name, "--json").json["windows"] for name in ("one", "two")] == [{}, {}]
+
+
 def test_what_runs_is_not_exported(world: Any, tmp_path: Path) -> None:
     """A claim must not be alive twice: the window is named, and no file appears, until it is released."""
     file = tmp_path / "kept.jsonl"

@@ -13,8 +13,23 @@ import pyarrow as pa
 import pytest
 from attrs import frozen
 
-from pipeline_core import Can, Connector, Context, Event, Pipeline, Provider, TransientError, hookimpl
+from pipeline_core import (
+    Can,
+    Claim,
+    Connector,
+    Context,
+    Event,
+    Pipeline,
+    Provider,
+    Record,
+    Status,
+    TransientError,
+    Verdict,
+    hookimpl,
+    tasks,
+)
 from pipeline_core.testing import MemorySettings, MemoryTable
+from pipeline_sql.store import SqlRecordStore
 from worlds import WORLDS, World
 from worlds.base import BEGIN
 
@@ -232,3 +247,58 @@ def test_a_store_beyond_patience_ends_the_run(any_world: World) -> None:
         run(any_world, outage, run=SETTINGS["run"] | {"give_up_after": "1s", "lease_s": 1.0})
     any_world.run(**SETTINGS)
     any_world.assert_whole()
+
+
+class Forgetful:
+    """A store's verb whose first answers are lost, after what they tell of was done, or before."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, verb: str, *, done: bool, times: int = 1) -> None:
+        self.left = times
+        plain = getattr(SqlRecordStore, verb)
+
+        def forgetting(store: SqlRecordStore, *given: Any) -> Any:
+            lost = self.left > 0 and (len(given) < 2 or given[1].status in (Status.DONE, Status.QUARANTINED))
+            answer = plain(store, *given) if done or not lost else None
+            if lost:
+                self.left -= 1
+                raise TransientError("deadlock: try again")
+            return answer
+
+        monkeypatch.setattr(SqlRecordStore, verb, forgetting)
+
+
+@pytest.mark.parametrize("any_world", ["sqlite", "postgresql", "mariadb"], indirect=True)
+def test_an_answer_that_was_lost_is_no_lost_claim(any_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the store has kept is told as it is: by a worker that moves rows, and by a survey that finds them there."""
+    config = any_world.config(**SETTINGS)
+    lost = Forgetful(monkeypatch, "settle", done=True, times=5)  # some more where workers meet in it
+    with Pipeline.from_mapping(config) as pipeline:
+        assert (pipeline.run(now=NOW).windows, lost.left > 0) == ({"loaded": WINDOWS}, False)
+    lost.left = 5
+    with Pipeline.from_mapping({**config, "columns": {"exclude": ["note"]}}) as pipeline:
+        assert (pipeline.run(now=NOW).windows, lost.left > 0) == ({"already processed": WINDOWS}, False)
+
+
+def test_a_claim_that_another_took_is_lost_all_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that somebody else has ended is not this worker's, though it ended in the same state."""
+    plain = SqlRecordStore.settle
+
+    def overtaken(store: SqlRecordStore, claim: Claim, verdict: Verdict) -> Record:
+        monkeypatch.undo()
+        return plain(store, store.resume(claim, 60), verdict)
+
+    monkeypatch.setattr(SqlRecordStore, "settle", lambda *given: overtaken(*given) and plain(*given))
+    with Pipeline.from_mapping(world.config()) as pipeline:
+        assert pipeline.run(now=NOW).windows == {"loaded": 5, "claim lost": 1}
+
+
+def test_a_task_claims_again_where_the_store_was_in_the_way(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deadlock does not reach the orchestrator; an absence does, once it is given up."""
+    lost = Forgetful(monkeypatch, "claim", done=False, times=3)
+    found = tasks.store_new_and_pass_valid_record(world.config(), now=NOW)
+    assert (found["exit_dag"], lost.left) == (False, 0)
+    tasks.release_record(world.config(), found["record"])
+    lost.left = 10**6
+    config = world.config(run={**world.config()["run"], "give_up_after": "0s"})
+    with pytest.raises(TransientError, match=r"the store was away .* deadlock"):
+        tasks.store_new_and_pass_valid_record(config, now=NOW)

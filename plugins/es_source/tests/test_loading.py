@@ -33,9 +33,11 @@ def rows(*numbers: int, **more: pa.Array) -> pa.Table:
     return pa.table({"at": stamps, "n": pa.array(numbers, pa.int64()), **more})
 
 
-def load(table: pa.Table, fence: int = 10, read: Callable[[], Any] | None = None, **columns: str) -> Load:
-    staged = Staged(f"flights/{fence}", "flights", DAY, fence, len(table), (), "", {})
-    claim = Claim("claim", Record("flights", DAY), fence)
+def load(
+    table: pa.Table, fence: int = 10, read: Callable[[], Any] | None = None, window: Window = DAY, **columns: str
+) -> Load:
+    staged = Staged(f"flights/{fence}", "flights", window, fence, len(table), (), "", {})
+    claim = Claim("claim", Record("flights", window), fence)
     return Load(claim, staged, read or (lambda: (batch for batch in table.to_batches())), columns)
 
 
@@ -43,9 +45,9 @@ def publish(side: Any, given: Load) -> int:
     side.upload(given)
     with side.transaction() as verbs:
         verbs.guard(given)
-        verbs.delete(DAY)
+        verbs.delete(given.window)
         verbs.insert(given)
-        return int(verbs.count(DAY))
+        return int(verbs.count(given.window))
 
 
 def held(side: Any) -> list[Any]:
@@ -122,6 +124,27 @@ def test_a_worker_that_lost_its_window_overwrites_nothing(cluster: Any) -> None:
             assert held(side) == [1, 2]
         cluster.client.indices.delete(index=index)
         index = cluster.index(MAPPING)
+
+
+def test_a_worker_that_another_cut_overtook_does_not_publish(cluster: Any) -> None:
+    """No document of a later fence is in its way; only the ledger knows of the wider window."""
+    wide = Window.from_us(AT - 1_000, DAY.end_us)
+    before = rows(5).set_column(0, "at", pa.array([wide.start_us], pa.timestamp("us", "UTC")))
+    index = cluster.index(MAPPING)
+    with cluster.side(index) as side, cluster.side(index) as late:
+        stale, newer = load(rows(1), 20), load(before, 21, window=wide)
+        late.upload(stale)
+
+        def overtaken() -> None:
+            with late.transaction() as verbs:
+                verbs.guard(stale)
+                assert publish(side, newer) == 1
+                verbs.insert(stale)
+
+        with pytest.raises(ClaimLostError):
+            overtaken()
+        assert not late.published(stale)
+        assert side.published(newer)
 
 
 def test_a_missing_index_is_made(cluster: Any) -> None:

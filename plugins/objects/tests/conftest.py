@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,9 +64,10 @@ Answer = tuple[int, bytes, dict[str, str]]
 class Service:
     """An HTTP service on a port of this machine. `answer` says what to reply, from the method and the path."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.answer: Callable[[str, str], Answer] = lambda method, path: (200, b"", {})
         self.asked: list[str] = []
+        self.headers: list[dict[str, str]] = []
         service = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -73,6 +76,7 @@ class Service:
             def _reply(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 service.asked.append(f"{self.command} {self.path}")
+                service.headers.append({name.lower(): value for name, value in self.headers.items()})
                 status, body, headers = service.answer(self.command, self.path)
                 self.send_response(status)
                 for name, value in ({"Content-Length": str(len(body))} | headers).items():
@@ -87,7 +91,9 @@ class Service:
                 """Says nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.endpoint = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
 
@@ -109,4 +115,17 @@ def service() -> Iterator[Service]:
     """A service that answers what it is told to."""
     service = Service()
     yield service
+    service.close()
+
+
+@pytest.fixture
+def secure_service(tmp_path: Path) -> Iterator[tuple[Service, str]]:
+    """Such a service with TLS, and the CA that signed its certificate."""
+    from elasticsearch_server import make_certificates
+
+    make_certificates(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "server.crt", tmp_path / "server.key")
+    service = Service(tls)
+    yield service, str(tmp_path / "ca.crt")
     service.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -247,7 +248,7 @@ def test_a_full_disk_of_this_machine_can_heal(bucket: Any, monkeypatch: pytest.M
 
 
 FORKED = """
-import os, sys
+import os, signal, sys
 from pipeline_core import Secret, SideError
 from pipeline_core.contracts import Context
 from pipeline_objects import ObjectStageSettings
@@ -260,6 +261,7 @@ with settings.open(Context("p")) as stage:
         stage.keys("")
 if os.fork():
     sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+signal.alarm(60)  # ends it if it hangs after all
 with settings.open(Context("p")) as stage:
     try:
         print(stage.keys(""))
@@ -350,13 +352,43 @@ def test_credentials_come_from_the_environment(bucket: Any, monkeypatch: pytest.
         stage.remove(KEY)
 
 
-def test_without_any_credentials_a_person_is_asked(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither settings, nor environment, nor a machine that has some of its own."""
+def test_a_machine_has_credentials_of_its_own(bucket: Any, service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of its role, from where clouds hand them out; no setting and no variable names a key."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
-    nowhere = {"metadata_endpoint": "http://127.0.0.1:1"}
+    role = {
+        "AccessKeyId": "owner",
+        "SecretAccessKey": bucket.server.secrets["owner"],
+        "Token": "",
+        "Expiration": "2099-01-01T00:00:00Z",
+        "Code": "Success",
+        "LastUpdated": "2013-03-10T00:00:00Z",
+        "Type": "AWS-HMAC",
+    }
+
+    def answer(method: str, path: str) -> tuple[int, bytes, dict[str, str]]:
+        if path.endswith("/security-credentials/"):
+            return 200, b"stage-role", {}
+        return 200, json.dumps(role).encode() if path.endswith("/stage-role") else b"token", {}
+
+    service.answer = answer
+    with bucket.stage(credentials={}, options={"metadata_endpoint": service.endpoint}) as stage:
+        staged = stage.write(request(), given([batch(1)]))
+        assert numbers(stage.read(staged)) == [1]
+    assert service.asked[0] == "PUT /latest/api/token"
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_without_any_credentials_a_person_is_asked(
+    bucket: Any, service: Any, monkeypatch: pytest.MonkeyPatch, answers: bool
+) -> None:
+    """Neither settings, nor environment, nor a machine with a role; nor one that hands out any."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    service.answer = lambda method, path: (200, b"token", {}) if method == "PUT" else (404, b"none", {})
+    machine = {"metadata_endpoint": service.endpoint if answers else "http://127.0.0.1:1"}
     with (
-        bucket.stage(credentials={}, options=nowhere) as stage,
+        bucket.stage(credentials={}, options=machine) as stage,
         pytest.raises(SideError, match=r"no credentials.*stage\.credentials"),
     ):
         stage.keys("")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -80,6 +81,13 @@ def test_a_bucket_in_another_region_needs_a_person(service: Any) -> None:
         place(service.settings()).put(NAME, b"{}")
 
 
+def test_a_secret_that_comes_back_is_not_shown(service: Any) -> None:
+    """A service, or what stands before it, may repeat what it was sent."""
+    service.answer = lambda method, path: (403, error("AccessDenied", "who is hush-hush?"), {})
+    with pytest.raises(SideError, match=r"who is \*\*\*\?"):
+        place(service.settings()).get(NAME)
+
+
 def test_a_conflict_heals_with_the_next_attempt(service: Any) -> None:
     """Somebody else was at work on the same file; no other window is concerned."""
     service.answer = lambda method, path: (409, error("OperationAborted"), {})
@@ -116,13 +124,13 @@ def test_a_manifest_is_removed_first(service: Any) -> None:
     listed = b"".join(
         f"<Contents><Key>stage/flights/0_1/17/{name}</Key><Size>1</Size>"
         "<LastModified>2013-03-10T00:00:00Z</LastModified></Contents>".encode()
-        for name in ("manifest.json", "part-00000.parquet")
+        for name in ("a-file.parquet", "manifest.json")
     )
     service.answer = lambda method, path: (200, b"<ListBucketResult>" + listed + b"</ListBucketResult>", {})
     place(service.settings(options={"disable_bulk_delete": "true"})).remove("flights/0_1/17", first="manifest.json")
-    removed = [path.rpartition("/")[2] for path in service.asked if path.startswith("DELETE")]
-    assert removed[0] == "manifest.json"
-    assert "part-00000.parquet" in removed[1:]
+    begins, *others = service.asked
+    assert begins == "DELETE /a-bucket/stage/flights/0_1/17/manifest.json"
+    assert "DELETE /a-bucket/stage/flights/0_1/17/a-file.parquet" in others
 
 
 def test_nobody_at_the_address_is_waited_for(service: Any) -> None:
@@ -136,6 +144,47 @@ def test_a_service_without_tls_needs_a_person(service: Any) -> None:
     """https:// to a port that speaks http."""
     with pytest.raises(SideError, match="no trusted connection"):
         place(service.settings(endpoint=service.endpoint.replace("http", "https"))).get(NAME)
+
+
+def test_a_service_with_a_ca_of_its_own_is_trusted_by_name(secure_service: tuple[Any, str]) -> None:
+    """Where `ca_certs` names who signed its certificate; a person is asked where nothing does."""
+    service, ca = secure_service
+    service.answer = lambda method, path: (200, b"{}", {})
+    assert place(service.settings(allow_http=False, ca_certs=ca)).get(NAME) == b"{}"
+    with pytest.raises(SideError, match=r"no trusted connection: .*stage\.ca_certs"):
+        place(service.settings(allow_http=False)).get(NAME)
+    with pytest.raises(ConfigError, match=r"^stage\.ca_certs: found 'no-such-file"):
+        place(service.settings(ca_certs="no-such-file.pem"))
+    with pytest.raises(ConfigError, match=r"stage\.ca_certs"):
+        place(service.settings(ca_certs=ca.replace("ca.crt", "ca.key")))
+
+
+PARTS = b"<Answer><UploadId>7</UploadId><ETag>1</ETag></Answer>"  # to whatever is asked of an upload in parts
+
+
+def test_an_upload_that_fails_at_its_end_is_waited_for(service: Any) -> None:
+    """S3 may accept the last request of an upload in parts, and say in the body of its answer that it failed."""
+
+    def answer(method: str, path: str) -> tuple[int, bytes, dict[str, str]]:
+        completes = method == "POST" and "uploadId" in path
+        return 200, error("InternalError") if completes else PARTS, {"ETag": '"1"'}
+
+    service.answer = answer
+    with pytest.raises(TransientError, match="InternalError") as raised:
+        place(service.settings()).upload("flights/0_1/17/part-00000.parquet", BytesIO(bytes(20 * 2**20)))
+    assert raised.value.side_down
+    assert service.asked[-1].startswith("DELETE")
+
+
+@pytest.mark.parametrize("size", [2, 20 * 2**20])
+def test_every_file_asks_for_its_encryption(service: Any, size: int) -> None:
+    """By a key of its own, whether it goes as one or in parts. What the service does with it is its own affair."""
+    service.answer = lambda method, path: (200, PARTS, {"ETag": '"1"'})
+    settings = service.settings(encryption="aws:kms", kms_key_id="alias/stage")
+    place(settings).upload("flights/0_1/17/part-00000.parquet", BytesIO(bytes(size)))
+    first = service.headers[0]
+    assert first["x-amz-server-side-encryption"] == "aws:kms"
+    assert first["x-amz-server-side-encryption-aws-kms-key-id"] == "alias/stage"
 
 
 def test_doctor_tells_of_a_service_that_knows_no_conditional_write(service: Any) -> None:
@@ -191,7 +240,7 @@ def test_azure_answers_as_s3_does(service: Any) -> None:
 )
 def test_settings_that_obstore_refuses_are_told_as_such(service: Any, changes: dict[str, Any], words: str) -> None:
     """When the stage is opened, before anything is asked; the values are not shown."""
-    with pytest.raises(ConfigError, match=rf"{words}.*stage\.credentials or stage\.options") as raised:
+    with pytest.raises(ConfigError, match=rf"{words}.*stage\.credentials, stage\.options") as raised:
         place(service.settings(**changes))
     assert "hush" not in str(raised.value)
     assert service.asked == []

@@ -55,7 +55,7 @@ def test_a_table_is_described(engine: Engine) -> None:
         ]
         assert [column.name for column in table.columns if column.required] == ["id", "at"]
         assert (table.view, view.view) == (False, True)
-        indexed = [column.name for column in table.columns if engine.indexed(connection, table, column)]
+        indexed = [column.name for column in table.columns if engine.indexed(connection, table, column, {})]
     assert indexed == ["id", "at"]
 
 

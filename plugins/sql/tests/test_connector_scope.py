@@ -98,6 +98,26 @@ def test_a_scope_of_each_type(database: Database, scope: Any, expected: list[flo
 
 
 @pytest.mark.parametrize(
+    ("columns", "scope", "found"),
+    [
+        ("n, at", {"n": 2}, True),
+        ("flag, day, at", {"day": date(2013, 3, 10), "flag": True}, True),
+        ("flag, n, at", {"n": 2}, False),
+        ("n, x, at", {"n": 2}, False),
+        ("n, at", {}, False),
+    ],
+)
+def test_an_index_that_begins_with_the_scope(url: str, columns: str, scope: dict[str, Any], found: bool) -> None:
+    """Finds a window's rows as well, if the scope fixes all that stands before the timestamp."""
+    made = Database(url)
+    made.run(f"CREATE INDEX t_scope ON t ({columns})")
+    with made.side(scope=scope) as side:
+        assert any("no index" in each.what for each in side.problems()) == (not found)
+        assert side.count_many([DAY, DAY]) == [side.count(DAY)] * 2
+    made.engine.dispose()
+
+
+@pytest.mark.parametrize(
     ("where", "expected"),
     [
         ("n = 2", [1.5, 2.5]),

@@ -143,6 +143,21 @@ def test_settings_refuse_a_timeout_that_is_none() -> None:
         SqlStoreSettings(Secret("sqlite:///x.db"), timeout_s=0)
 
 
+@pytest.mark.parametrize("url", ["sqlite", "mariadb"], indirect=True)
+def test_a_lost_row_of_the_fence_is_named(store: SqlRecordStore, engine: Any) -> None:
+    """Nothing is claimed by a guess; put back as the message says, it goes on above the fences that were given out."""
+    store.apply(plan(3))
+    first = claim_one(store)
+    edit(engine, "DELETE FROM pipeline_core_fence")
+    with pytest.raises(SideError, match=r"pipeline_core_fence: found no row, .* the highest fence of"):
+        store.claim(request())
+    with pytest.raises(SideError, match="found no row"):
+        store.resume(first, 60)
+    assert [span.status for span in store.spans("p")] == ["running", "pending", "pending"]
+    edit(engine, "INSERT INTO pipeline_core_fence SELECT 1, MAX(fence) FROM pipeline_core_records")
+    assert claim_one(store).fence > first.fence
+
+
 # --- apply ------------------------------------------------------------------------------------------------------------
 
 

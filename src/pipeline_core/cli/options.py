@@ -55,10 +55,12 @@ def takes_common_options(app: typer.Typer) -> None:
     app.callback()(_with_parameters(before, []))
 
 
-def verb(app: typer.Typer, name: str | None = None, *, each: bool = True) -> Callable[[Command], Command]:
+def verb(
+    app: typer.Typer, name: str | None = None, *, each: bool = True, together: bool = False
+) -> Callable[[Command], Command]:
     """Makes a command of a function that takes a Session and options of its own, and returns the exit code.
 
-    `each`: with `--all` it is called for every pipeline of the configuration.
+    `each`: with `--all` it is called for every pipeline of the configuration; `together`: once for all of them.
     """
 
     def register(function: Command) -> Command:
@@ -68,7 +70,7 @@ def verb(app: typer.Typer, name: str | None = None, *, each: bool = True) -> Cal
         def command(context: typer.Context, **values: Any) -> int:
             after = given(**{option: values.pop(option) for option in _COMMON})
             common = Common(**{**context.obj, **after})
-            return int(_ended(common, functools.partial(function, **values), each=each))
+            return int(_ended(common, functools.partial(function, **values), each=each, together=together))
 
         app.command(name)(_with_parameters(command, own))
         return function
@@ -84,13 +86,21 @@ def _with_parameters(function: Callable[..., Any], own: list[Parameter]) -> Call
     return function
 
 
-def _ended(common: Common, act: Command, *, each: bool) -> Exit:
+def _ended(common: Common, act: Command, *, each: bool, together: bool) -> Exit:
     terminal = Terminal(common.json, debug=common.log_level is LogLevel.DEBUG)
     try:
         with interruptible(terminal.say), _logging(terminal, common):
-            return _each(common, terminal, act, each=each) if common.every else _once(common, terminal, act)
+            _check(common)
+            if common.every and not together:
+                return _each(common, terminal, act, each=each)
+            return _once(common, terminal, act)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - where the program ends: a message and a code
         return terminal.fail(error)
+
+
+def _check(common: Common) -> None:
+    if common.every and common.pipeline is not None:
+        raise ConfigError("--all: found -p too, expected one of the two")
 
 
 def _once(common: Common, terminal: Terminal, act: Command) -> Exit:
@@ -101,8 +111,6 @@ def _each(common: Common, terminal: Terminal, act: Command, *, each: bool) -> Ex
     """The command for every pipeline in turn, which ends with the highest code; one that fails stops no other."""
     if not each:
         raise ConfigError("--all: this command is of no pipeline; leave it out")
-    if common.pipeline is not None:
-        raise ConfigError("--all: found -p too, expected one of the two")
     codes, documents = [Exit.OK], []
     names: list[str | None] = [*names_in_file(common.config)]
     for name in names or [None]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from pipeline_core.cli.progress import Bars
 from pipeline_core.cli.terminal import Terminal
 from pipeline_core.cli.views import window_name
-from pipeline_core.config import Config, load_file
+from pipeline_core.config import Config, load_file, names_in_file
 from pipeline_core.errors import ConfigError, PluginError
 from pipeline_core.pipeline import Pipeline
 from pipeline_core.plugins import PluginManager
@@ -74,6 +74,14 @@ class Session:
         else:
             with Pipeline(config) as pipeline:
                 yield pipeline
+
+    @contextmanager
+    def pipelines(self) -> Iterator[list[Pipeline]]:
+        """The pipeline; with `--all` every one of the configuration."""
+        names: list[str | None] = [*names_in_file(self.common.config)] if self.common.every else []
+        with ExitStack() as stack:
+            each = [evolve(self, common=evolve(self.common, pipeline=name)) for name in names] or [self]
+            yield [stack.enter_context(session.pipeline()) for session in each]
 
     def manager(self) -> PluginManager:
         """Every installed plugin; with those that the configuration names, where there is one that can be used."""

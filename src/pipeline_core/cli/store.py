@@ -11,6 +11,7 @@ from rich.text import Text
 from pipeline_core.cli import views
 from pipeline_core.cli.options import takes_common_options, verb
 from pipeline_core.cli.session import Session
+from pipeline_core.pipeline import export_stores
 from pipeline_core.reports import Exit, MoveReport
 
 store_app = typer.Typer(help="What is kept: the records, and the ledger of the target.", rich_markup_mode=None)
@@ -45,13 +46,19 @@ def adopt(
     return report.exit_code
 
 
-@verb(store_app)
+@verb(store_app, together=True)
 def export(
     session: Session, file: Annotated[Path, typer.Argument(help="Where to write it; it must not be there yet.")]
 ) -> Exit:
-    """Write all that the store keeps of the pipeline to a file."""
-    with session.pipeline() as pipeline:
-        return _shown(session, pipeline.export_store(file))
+    """Write all that the store keeps of the pipeline to a file, or with --all of every pipeline to one."""
+    with session.pipelines() as pipelines:
+        reports = export_stores(pipelines, file)
+    if not session.common.every:
+        return _shown(session, reports[0])
+    documents = [report.as_mapping() for report in reports]
+    lines = [views.move_view(report) for report in reports]
+    session.terminal.show({"pipelines": documents, "exit_code": int(Exit.OK)}, *lines)
+    return Exit.OK
 
 
 @verb(store_app, "import")

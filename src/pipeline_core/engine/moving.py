@@ -1,8 +1,8 @@
 """What a store keeps of a pipeline, as a file of JSON lines that another store of any kind takes in.
 
-A header, a line a record (the superseded ones too), a line an event, and an end that holds their numbers and the
-sha256 of all lines before it: a file that was torn or changed is refused before anything of it is taken in. Times are
-microseconds UTC.
+Of each pipeline a header, a line a record (the superseded ones too), a line an event, and an end that holds their
+numbers and the sha256 of its lines before: a file that was torn or changed is refused before anything of it is taken
+in. Times are microseconds UTC.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
@@ -31,10 +31,10 @@ VERSION = 1
 Numbers = Counter[str]
 
 
-def export(store: RecordStore, pipeline: str, file: Path) -> Numbers:
-    """Writes the file, which appears only when it is whole.
+def export(kept: Sequence[tuple[RecordStore, str]], file: Path) -> list[Numbers]:
+    """Writes the file, which appears only when it is whole: one pipeline of a store after the other.
 
-    Raises ConfigError where it is there already or cannot be written, RecordError where nothing is kept of the pipeline
+    Raises ConfigError where it is there already or cannot be written, RecordError where nothing is kept of any pipeline
     or a window runs: a claim must not be alive in two stores.
     """
     if file.exists():
@@ -42,7 +42,10 @@ def export(store: RecordStore, pipeline: str, file: Path) -> Numbers:
     part = file.with_name(f"{file.name}.part")
     try:
         with part.open("wb") as out:
-            numbers = _write(store, pipeline, out)
+            numbers = [_write(store, pipeline, out) for store, pipeline in kept]
+            if not any(each["record"] for each in numbers):
+                names = ", ".join(repr(pipeline) for _, pipeline in kept)
+                raise RecordError(f"pipeline {names}: found no record of it in this store; check its url and the name")
             out.flush()
             os.fsync(out.fileno())
         part.rename(file)
@@ -81,8 +84,6 @@ def _write(store: RecordStore, pipeline: str, out: BinaryIO) -> Numbers:
             kind = _KIND[type(each)]
             line({kind: _mapping(_free(each) if isinstance(each, Record) else each)})
             numbers[kind] += 1
-    if not numbers["record"]:
-        raise RecordError(f"pipeline {pipeline!r}: found no record of it in this store; check its url and the name")
     line({"end": {**numbers, "sha256": digest.hexdigest()}})
     return numbers
 
@@ -111,25 +112,45 @@ def _mapping(each: Record | Event) -> dict[str, Any]:
 
 
 def _read(pipeline: str, file: Path) -> Iterator[Record | Event]:
-    """What the file holds; raises at its end at the latest, where it is not whole."""
+    """What the file holds of the pipeline; raises at its end at the latest, where it is not whole."""
+    found: list[str] = []
     try:
         with file.open("rb") as lines:
-            digest, numbers = sha256(), Numbers(record=0, event=0)
-            for number, line in enumerate(lines):
-                kind, value = _parsed(line, file, number + 1)
-                if number == 0:
-                    _check_header(json.loads(line), pipeline, file)
-                elif kind == "end":
-                    if value != {**numbers, "sha256": digest.hexdigest()} or lines.read(1):
-                        break
-                    return
-                else:
-                    numbers[kind] += 1
-                    yield _made(kind, value, pipeline, file, number + 1)
-                digest.update(line)
+            numbered = enumerate(lines, 1)
+            for number, line in numbered:
+                name = _header(line, file, number)
+                if name in found:
+                    raise _torn(file)
+                found.append(name)
+                yield from _part(name, pipeline, line, numbered, file)
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
-    raise RecordError(f"{file}: was torn or changed since it was exported; nothing was taken in; export it again")
+    if not found:
+        raise _torn(file)
+    if pipeline not in found:
+        raise ConfigError(f"{file}: pipeline: found {', '.join(map(repr, found))}, expected {pipeline!r}")
+
+
+def _part(
+    name: str, wanted: str, header: bytes, lines: Iterator[tuple[int, bytes]], file: Path
+) -> Iterator[Record | Event]:
+    """The lines of one pipeline up to its end, which they have to fit; what they hold where it is the one wanted."""
+    digest, numbers = sha256(header), Numbers(record=0, event=0)
+    for number, line in lines:
+        kind, value = _parsed(line, file, number)
+        if kind == "end":
+            if value != {**numbers, "sha256": digest.hexdigest()}:
+                break
+            return
+        numbers[kind] += 1
+        if name == wanted:
+            yield _made(kind, value, name, file, number)
+        digest.update(line)
+    raise _torn(file)
+
+
+def _torn(file: Path) -> RecordError:
+    return RecordError(f"{file}: was torn or changed since it was exported; nothing was taken in; export it again")
 
 
 def _parsed(line: bytes, file: Path, number: int) -> tuple[str, Any]:
@@ -141,8 +162,13 @@ def _parsed(line: bytes, file: Path, number: int) -> tuple[str, Any]:
         ) from None
 
 
-def _check_header(header: Mapping[str, Any], pipeline: str, file: Path) -> None:
-    expected = {"format": FORMAT, "version": VERSION, "pipeline": pipeline}
+def _header(line: bytes, file: Path, number: int) -> str:
+    """The pipeline whose part begins here."""
+    _parsed(line, file, number)
+    header = json.loads(line)
+    if number > 1 and "format" not in header:
+        raise _torn(file)
+    expected = {"format": FORMAT, "version": VERSION}
     problems = [
         f"{file}: {key}: found {header.get(key)!r}, expected {value!r}"
         for key, value in expected.items()
@@ -150,6 +176,7 @@ def _check_header(header: Mapping[str, Any], pipeline: str, file: Path) -> None:
     ]
     if problems:
         raise ConfigError(problems)
+    return str(header["pipeline"])
 
 
 def _made(kind: str, value: Any, pipeline: str, file: Path, number: int) -> Record | Event:

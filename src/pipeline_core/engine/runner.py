@@ -164,7 +164,7 @@ def attempt(parts: Parts, claim: Claim, outages: Outages) -> Tally:
             return _told_lost(parts, claim, error)
         _clean_up(parts, claim, finished=verdict.status is not Status.PENDING)
         try:
-            outages.store.outlast(partial(parts.store.settle, claim, verdict))
+            settle(parts, claim, verdict, outages)
         except ClaimLostError as late:
             return _told_lost(parts, claim, late)
     parts.report.tell(
@@ -174,6 +174,21 @@ def attempt(parts: Parts, claim: Claim, outages: Outages) -> Tally:
         raise error
     rows = verdict.evidence.get("staged", {}).get("rows", 0)
     return Tally(Counter([verdict.outcome or verdict.status]), rows)
+
+
+def settle(parts: Parts, claim: Claim, verdict: Verdict, outages: Outages) -> None:
+    """Ends the claim, however often the store is away meanwhile; or raises ClaimLostError.
+
+    Where only the answer was lost, the next try finds the claim at its end: then the record tells by what verdict.
+    """
+    try:
+        outages.store.outlast(partial(parts.store.settle, claim, verdict))
+    except ClaimLostError:
+        window = claim.window
+        within = Window.from_us(window.start_us, window.start_us + 1)
+        found = outages.store.outlast(partial(parts.store.records, parts.pipeline, verdict.status, within=within))
+        if (claim.fence, verdict.reason) not in {(record.fence, record.reason) for record in found}:
+            raise
 
 
 def verdict_on(error: Exception, claim: Claim, settings: RunSettings) -> Verdict:

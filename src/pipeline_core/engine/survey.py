@@ -18,7 +18,7 @@ from pipeline_core.engine.auditing import already_processed
 from pipeline_core.engine.counting import count_many
 from pipeline_core.engine.outage import Outages
 from pipeline_core.engine.parts import Parts
-from pipeline_core.engine.runner import Order, Tally, claim_request
+from pipeline_core.engine.runner import Order, Tally, claim_request, settle
 from pipeline_core.errors import ClaimLostError
 from pipeline_core.record import Claim, Span, Status, Verdict
 from pipeline_core.window import Window
@@ -82,7 +82,7 @@ def _settled(parts: Parts, request: ClaimRequest, found: Found, outages: Outages
         left -= len(held)
         try:
             while held:
-                outcome = outages.store.outlast(partial(_settle, parts, held[0], found))
+                outcome = _settle(parts, held[0], found, outages)
                 if outcome:
                     yield outcome
                 held.pop(0)
@@ -91,7 +91,7 @@ def _settled(parts: Parts, request: ClaimRequest, found: Found, outages: Outages
                 parts.store.settle(claim, Verdict(Status.PENDING, "the survey ended before it came to this window"))
 
 
-def _settle(parts: Parts, claim: Claim, found: Found) -> str:
+def _settle(parts: Parts, claim: Claim, found: Found, outages: Outages) -> str:
     """The outcome; empty where the window is another worker's now, or was planned after the count."""
     decision = found.get(claim.window)
     if decision is None:
@@ -99,7 +99,7 @@ def _settle(parts: Parts, claim: Claim, found: Found) -> str:
     else:
         verdict = already_processed(parts, decision.counts, decision.reason)
     try:
-        parts.store.settle(claim, verdict)
+        settle(parts, claim, verdict, outages)
     except ClaimLostError:
         return ""
     return str(verdict.outcome) if verdict.outcome else ""

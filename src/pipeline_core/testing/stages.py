@@ -186,7 +186,7 @@ class StageSuite(ABC):
 
     def test_keys_and_find_take_a_prefix(self) -> None:
         """A prefix is the beginning of a key, wherever it ends."""
-        keys = ["a/1_2/3", "a/1_2/34", "a/1_20/3", "ab/1_2/3"]
+        keys = ["a/1_2/3", "a/1_2/34", "a/1_2/5", "a/1_20/3", "a/2_3/3", "ab/1_2/3", "b/1_2/3"]
         with self.open_stage() as stage:
             for key in keys:
                 stage.write(request(key), given([batch(1)]))

@@ -25,7 +25,7 @@ from pipeline_objects.faults import is_absent, translated
 from pipeline_objects.place import parts_of
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+    from obstore.store import ObjectStore, RetryConfig
 
 #: One request that fails is sent again before the step is given up: a window takes thousands of them, and a service of
 #: this kind refuses one now and then. Whoever is away for longer is the core's to wait for.
@@ -34,21 +34,10 @@ RETRIES: Final[RetryConfig] = {
     "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=2), "base": 2},
     "retry_timeout": timedelta(seconds=20),
 }
-_CONNECT_S = 10
 #: What is in memory of a file on its way: so many parts of so many bytes. S3 takes 10,000 parts a file.
 _PART_BYTES = 8 * 2**20
 _PARTS_AT_ONCE = 4
 _CHUNK_BYTES = 2**20
-
-
-def client(*, allow_http: bool, timeout_s: float) -> ClientConfig:
-    """How requests are made."""
-    connect_s = min(timeout_s, _CONNECT_S)
-    return {
-        "allow_http": allow_http,
-        "timeout": timedelta(seconds=timeout_s),
-        "connect_timeout": timedelta(seconds=connect_s),
-    }
 
 
 @frozen

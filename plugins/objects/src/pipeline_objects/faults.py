@@ -60,6 +60,8 @@ def meaning(error: BaseException, place: str) -> PipelineError:
     text, _, debug = str(error).partition(_DEBUG)
     code = _found(_CODE, text)
     status = int(_found(_STATUS, text) or _STATUS_OF.get(code, 0))
+    if _MACHINE.search(text) and status < 500:
+        return SideError(f"stage {place}: found no credentials, and this machine has none of its own; {_CREDENTIALS}")
     if not status:
         return _of_the_way(text, debug, place)
     said = redact(": ".join(part for part in (f"status {status} {code}".rstrip(), _found(_MESSAGE, text)) if part))
@@ -88,10 +90,10 @@ def _of_the_way(text: str, debug: str, place: str) -> PipelineError:
         return SideError(f"stage {place}: {redact(text)}; {_SETTINGS}")
     if "BadScheme" in debug:
         return SideError(f"stage {place}: found an endpoint without TLS; set allow_http = true if that is meant")
-    if _MACHINE.search(text):
-        return SideError(f"stage {place}: found no credentials, and this machine has none of its own; {_CREDENTIALS}")
     if _UNTRUSTED.search(debug):
-        return SideError(f"stage {place}: no trusted connection: {cause}; correct stage.endpoint or its certificate")
+        return SideError(
+            f"stage {place}: no trusted connection: {cause}; correct stage.endpoint, or give stage.ca_certs"
+        )
     return TransientError(f"stage {place}: cannot be reached: {cause}; see whether it runs", side_down=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, unquote, urlsplit
@@ -16,9 +17,14 @@ from pipeline_core.errors import ConfigError
 from pipeline_core.secrets import Secret, redact
 
 if TYPE_CHECKING:
+    from obstore.store import ClientConfig
+
     from pipeline_objects.bucket import Bucket
 
 _BUCKETS = ("s3", "gs", "az")
+_OF_BUCKETS = ("credentials", "options", "allow_http", "ca_certs")
+_OF_S3 = ("region", "endpoint", "encryption", "kms_key_id")
+_CONNECT_S = 10
 _SUPPORTED = (
     "expected a folder of this machine by its absolute path, as in url = 'file:///var/lib/stage', "
     "or a bucket, as in url = 's3://bucket/stage'"
@@ -33,16 +39,19 @@ class ObjectStageSettings:
     is made when the first file is written; a bucket has to be there.
 
     `region`, `endpoint`, `encryption` and `kms_key_id` are of S3 and what speaks its protocol: `endpoint` names another
-    service than Amazon's (`https://host:port`), `allow_http` does without TLS, `encryption` asks the service to encrypt
-    what it keeps. `credentials` are secrets by obstore's names (`access_key_id`, `secret_access_key`,
-    `session_token`); without them the environment and the machine's own role are asked. `options` are all other
-    settings of obstore's store, by its names. `timeout_s` limits, in seconds, what one request may take.
+    service than Amazon's (`https://host:port`), `encryption` asks the service to encrypt what it keeps. `allow_http`
+    does without TLS, `ca_certs` is a PEM file of certificates to trust beside the usual ones.
+
+    `credentials` are secrets by obstore's names (`access_key_id`, `secret_access_key`, `session_token`); without them
+    the environment and the machine's own role are asked. `options` are all other settings of obstore's store, by its
+    names. `timeout_s` limits, in seconds, what one request may take.
     """
 
     url: str = field()
     region: str | None = None
     endpoint: str | None = field(default=None)
     allow_http: bool = False
+    ca_certs: str | None = None
     credentials: Mapping[str, Secret] = field(factory=dict)
     encryption: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
     kms_key_id: str | None = None
@@ -66,18 +75,9 @@ class ObjectStageSettings:
 
     def __attrs_post_init__(self) -> None:
         """Raises ConfigError for settings that contradict each other."""
-        given = {
-            name
-            for name in ("region", "endpoint", "credentials", "encryption", "kms_key_id", "options", "allow_http")
-            if getattr(self, name)
-        }
         scheme = _scheme(self.url)
-        known = {
-            "s3": given,
-            "gs": {"credentials", "options", "allow_http"},
-            "az": {"credentials", "options", "allow_http"},
-        }
-        for name in sorted(given - known.get(scheme, set())):
+        meaningless = () if scheme == "s3" else _OF_S3 if scheme in _BUCKETS else _OF_S3 + _OF_BUCKETS
+        for name in [name for name in meaningless if getattr(self, name)]:
             raise ConfigError(f"stage.{name}: means nothing for {scheme}://; leave it out, or correct stage.url")
         if self.endpoint and self.endpoint.startswith("http:") and not self.allow_http:
             raise ConfigError(
@@ -91,7 +91,7 @@ class ObjectStageSettings:
     def open(self, context: Context, /) -> Iterator[Stage]:
         """The stage. Holds nothing between two calls. `context` is not needed: every key names its pipeline.
 
-        Raises ConfigError for options that obstore refuses.
+        Raises ConfigError for a file of certificates that cannot be read, and for options that obstore refuses.
         """
         from pipeline_objects.stage import ObjectStage  # noqa: PLC0415 - the Arrow library loads here
 
@@ -150,7 +150,7 @@ def _bucket(settings: ObjectStageSettings) -> Bucket:
     from obstore.exceptions import BaseError  # noqa: PLC0415 - who stages in a folder does without obstore
     from obstore.store import AzureStore, GCSStore, S3Store  # noqa: PLC0415
 
-    from pipeline_objects.bucket import RETRIES, Bucket, client  # noqa: PLC0415
+    from pipeline_objects.bucket import RETRIES, Bucket  # noqa: PLC0415
 
     name, prefix = bucket_of(settings.url)
     scheme = _scheme(settings.url)
@@ -164,15 +164,33 @@ def _bucket(settings: ObjectStageSettings) -> Bucket:
     config = {option: value for option, value in named.items() if value is not None}
     config |= settings.options
     config |= {option: secret.reveal() for option, secret in settings.credentials.items()}
+    requests = _client(settings)
     try:
         store = kinds[scheme](
             name,
             prefix=prefix or None,
             config=config,
-            client_options=client(allow_http=settings.allow_http, timeout_s=settings.timeout_s),
+            client_options=requests,
             retry_config=RETRIES,
         )
-    except BaseError as error:
+    except (BaseError, ValueError) as error:
         text = redact(str(error).partition("\n")[0].rstrip("."))
-        raise ConfigError(f"stage: {text}; correct stage.credentials or stage.options") from None
+        raise ConfigError(f"stage: {text}; correct stage.credentials, stage.options or stage.ca_certs") from None
     return Bucket(store, "/".join(part for part in (f"{scheme}://{name}", quote(prefix)) if part))
+
+
+def _client(settings: ObjectStageSettings) -> ClientConfig:
+    """How requests are made."""
+    options: ClientConfig = {
+        "allow_http": settings.allow_http,
+        "timeout": timedelta(seconds=settings.timeout_s),
+        "connect_timeout": timedelta(seconds=min(settings.timeout_s, _CONNECT_S)),
+    }
+    if settings.ca_certs is not None:
+        try:
+            options["root_certificate"] = Path(settings.ca_certs).read_bytes()
+        except OSError as error:
+            raise ConfigError(
+                f"stage.ca_certs: found {settings.ca_certs!r}: {error.strerror}; expected a PEM file that can be read"
+            ) from None
+    return options

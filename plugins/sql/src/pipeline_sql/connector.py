@@ -187,7 +187,7 @@ class SqlConnector(Source, Target):
         )
         scope = resolved(settings.scope, table, engine, self._place)
         rows = condition(scope, settings.where, engine)
-        side = Side(table, timestamp, timestamps, engine.indexed(connection, table, timestamp), scope, rows)
+        side = Side(table, timestamp, timestamps, engine.indexed(connection, table, timestamp, scope), scope, rows)
         if settings.where is not None:
             self._check_where(connection, side, settings.where)
         return side

@@ -15,7 +15,6 @@ from pipeline_sql.prepared import Prepared, Row
 from pipeline_sql.schema import events, records
 
 PRUNE = "pruned"  # the step that tells of a prune: its own events stay, or each step would leave work for another
-_A_PAGE = 10_000
 _IDS_A_QUERY = 500  # well below what any engine takes
 
 _INSERT = Prepared(sa.insert(records))
@@ -57,7 +56,6 @@ _EVENTS = (
         | (events.c.end_us.is_(None) & (events.c.at_us < sa.bindparam("before_us"))),
     )
     .order_by(events.c.id)
-    .limit(_A_PAGE)
 )
 
 
@@ -101,7 +99,8 @@ def _forgotten(connection: sa.Connection, pruning: Pruning) -> Iterator[int]:
     """The ids of the events that are old; those of records that stay as they are tell how they came to be so."""
     kept = _kept(connection, pruning)
     last_id = 0
-    while page := connection.execute(_EVENTS, {**_asked(pruning), "last_id": last_id}).all():
+    query = _EVENTS.limit(pruning.most)
+    while page := connection.execute(query, {**_asked(pruning), "last_id": last_id}).all():
         for event_id, start_us, end_us in page:
             if start_us is None or not _overlaps(kept, start_us, end_us):
                 yield event_id

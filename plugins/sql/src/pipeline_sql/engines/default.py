@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from pipeline_core import PermanentError, PipelineError, TransientError, Window
+from pipeline_core import PermanentError, PipelineError, SideError, TransientError, Window
 from pipeline_core.secrets import hide, redact
 from pipeline_sql.prepared import Connected, Direct, Prepared, Row
-from pipeline_sql.schema import fence
+from pipeline_sql.schema import fence, records
 from pipeline_sql.tables import Column, Range, Rows, Table, TypedColumn, named, named_column
 
 if TYPE_CHECKING:  # the record store needs no Arrow
@@ -116,10 +116,16 @@ class Engine:
             raise TransientError(f"{error}; another worker has made it at this moment") from None
 
     def take_fences(self, connection: Connected, now_us: int, count: int) -> int:
-        """Takes that many fences; the first of them, `max(last + 1, now_us)`."""
+        """Takes that many fences; the first of them, `max(last + 1, now_us)`. SideError where the last one is lost."""
         # The update locks the row, so the later read sees this transaction's own number.
         _TAKE_FENCES.run(connection, [{"now_us": now_us, "count": count}])
-        last: int = _LAST_FENCE.rows(connection, {})[0]["last"]
+        rows = _LAST_FENCE.rows(connection, {})
+        if not rows:
+            raise SideError(
+                f"{self.place}: table {fence.name}: found no row, expected one that holds the last fence; put it back, "
+                f"with 1 as its id and the highest fence of {records.name} (0 where there is none) as its last"
+            )
+        last: int = rows[0]["last"]
         return last - count + 1
 
     def claim_at_once(self, wanted: Mapping[str, Any]) -> list[Row] | None:
@@ -252,14 +258,18 @@ class Engine:
     def check_transactional(self, connection: sa.Connection, tables: Iterable[tuple[str | None, str]]) -> None:
         """Raises SideError for one of these tables that could not take back a change. Most databases know none."""
 
-    def indexed(self, connection: sa.Connection, table: Table, column: Column) -> bool:
-        """Whether a range of the column can be found without reading the whole table."""
+    def indexed(self, connection: sa.Connection, table: Table, column: Column, scope: Mapping[str, Any]) -> bool:
+        """Whether a range of the column can be found without reading the whole table, where the rows hold `scope`."""
+        return any(leads_to(column.name, keys, scope) for keys in self._indexes(connection, table))
+
+    def _indexes(self, connection: sa.Connection, table: Table) -> list[Sequence[str | None]]:
+        """The columns of each index that finds ranges; None for an expression."""
         inspector = sa.inspect(connection)
         keys: list[Sequence[str | None]] = [
             inspector.get_pk_constraint(table.name, table.schema)["constrained_columns"]
         ]
         keys += [index["column_names"] for index in inspector.get_indexes(table.name, table.schema)]
-        return any(key[0] == column.name for key in keys if key)
+        return keys
 
     def equals(self, column: str, value: object) -> sa.ColumnElement[bool]:
         """That a column holds exactly a value of the configuration, whatever the column's collation takes for equal."""
@@ -309,6 +319,11 @@ class Engine:
         names = [column.name for column in columns]
         into = sa.insert(named(scratch.schema, scratch.name, *names))
         connection.execute(into, [dict(zip(names, row, strict=True)) for row in rows])
+
+
+def leads_to(column: str, keys: Sequence[str | None], scope: Container[str]) -> bool:
+    """Whether an index on these columns finds a range of one of them, those of the scope being known."""
+    return column in keys and all(key in scope for key in keys[: keys.index(column)])
 
 
 def _declared(found: sa.types.TypeEngine[Any], dialect: sa.Dialect) -> str:

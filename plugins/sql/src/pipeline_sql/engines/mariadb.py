@@ -10,7 +10,8 @@ from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
 from hashlib import sha256
-from itertools import accumulate
+from itertools import accumulate, groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -104,11 +105,11 @@ SELECT check_clause
 FROM information_schema.check_constraints
 WHERE constraint_schema = :schema AND table_name = :name
 """
-_INDEXED = """
-SELECT 1
+_INDEXES = """
+SELECT index_name, column_name
 FROM information_schema.statistics
-WHERE table_schema = :schema AND table_name = :table AND column_name = :column
-  AND seq_in_index = 1 AND index_type = 'BTREE' AND ignored = 'NO'
+WHERE table_schema = :schema AND table_name = :table AND index_type = 'BTREE' AND ignored = 'NO'
+ORDER BY index_name, seq_in_index
 """
 _STORAGE = """
 SELECT engine
@@ -302,9 +303,9 @@ class MariaDbEngine(Engine):
                     f"could be replaced as a whole; convert it: ALTER TABLE {name} ENGINE = InnoDB"
                 )
 
-    def indexed(self, connection: sa.Connection, table: Table, column: Column) -> bool:
-        asked = {"schema": table.schema, "table": table.name, "column": column.name}
-        return connection.execute(sa.text(_INDEXED), asked).first() is not None
+    def _indexes(self, connection: sa.Connection, table: Table) -> list[Sequence[str | None]]:
+        found = connection.execute(sa.text(_INDEXES), {"schema": table.schema, "table": table.name}).all()
+        return [[column for _, column in keys] for _, keys in groupby(found, key=itemgetter(0))]
 
     def equals(self, column: str, value: object) -> sa.ColumnElement[bool]:
         # Text is compared without regard to case, accents and spaces at its end, as most collations have it. The plain

@@ -17,7 +17,7 @@ from pipeline_sql.engines.codes import Codes
 from pipeline_sql.engines.default import Engine
 from pipeline_sql.postgresql_claims import TAKE_FENCES, claiming
 from pipeline_sql.prepared import Connected, Direct, Prepared, Row, scalar
-from pipeline_sql.tables import Column, Range, Rows, Table, named_column
+from pipeline_sql.tables import Range, Rows, Table, named_column
 
 if TYPE_CHECKING:  # the record store needs no Arrow
     from pipeline_sql.loading import Loading
@@ -103,16 +103,18 @@ JOIN pg_type e ON e.oid = CASE WHEN b.typcategory = 'A' AND b.typelem <> 0 THEN 
 WHERE a.attrelid = :id AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum
 """
-_INDEXED = """
-SELECT 1
+_INDEXES = """
+SELECT array_agg(a.attname::text ORDER BY k.place)
 FROM pg_index i
 JOIN pg_class c ON c.oid = i.indrelid
 JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_class x ON x.oid = i.indexrelid
 JOIN pg_am m ON m.oid = x.relam
-JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
-WHERE n.nspname = :schema AND c.relname = :table AND a.attname = :column
+CROSS JOIN unnest(i.indkey::int2[]) WITH ORDINALITY AS k (number, place)
+LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.number
+WHERE n.nspname = :schema AND c.relname = :table AND k.place <= i.indnkeyatts
   AND m.amname = 'btree' AND i.indisvalid AND i.indpred IS NULL
+GROUP BY i.indexrelid
 """
 
 
@@ -278,9 +280,9 @@ class PostgresEngine(Engine):
         )
         return Table(found.schema, found.name, columns, found.kind in ("v", "m"))
 
-    def indexed(self, connection: sa.Connection, table: Table, column: Column) -> bool:
-        asked = {"schema": table.schema, "table": table.name, "column": column.name}
-        return connection.execute(sa.text(_INDEXED), asked).first() is not None
+    def _indexes(self, connection: sa.Connection, table: Table) -> list[Sequence[str | None]]:
+        asked = {"schema": table.schema, "table": table.name}
+        return list(connection.execute(sa.text(_INDEXES), asked).scalars())
 
     def count_ranges(self, connection: sa.Connection, side: Side, ranges: Sequence[Range]) -> list[int]:
         if len(ranges) <= 1:

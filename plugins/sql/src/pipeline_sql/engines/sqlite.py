@@ -8,7 +8,7 @@ import sqlite3
 import string
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from itertools import accumulate
@@ -263,15 +263,18 @@ class SqliteEngine(Engine):
         )
         return list(connection.execute(listed, {"schema": schema}).scalars())
 
-    def indexed(self, connection: sa.Connection, table: Table, column: Column) -> bool:
+    def indexed(self, connection: sa.Connection, table: Table, column: Column, scope: Mapping[str, Any]) -> bool:
         # Asked of the planner itself: it knows row ids, partial indexes, collations and the table behind a view.
         value = named_column(column.name)
-        query = sa.select(sa.func.count()).select_from(table.clause()).where(value >= "0", value < "1")
-        compiled = str(query.compile(connection, compile_kwargs={"literal_binds": True}))
+        held = [self.equals(name, each) for name, each in scope.items()]
+        query = sa.select(sa.func.count()).select_from(table.clause()).where(value >= "0", value < "1", *held)
+        compiled = query.compile(connection)
+        values = tuple(compiled.params[name] for name in compiled.positiontup or ())
         # The driver keeps statements by their text, and a kept plan would outlive the index it was made for.
         version = self.schema_version(connection, table.schema, table.name)
-        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled} /* {version} */").all()
-        return all(not step.detail.startswith("SCAN") for step in plan)
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled} /* {version} */", values).all()
+        ranged = any(">?" in step.detail for step in plan)  # and not the scope's columns alone
+        return ranged and not any(step.detail.startswith("SCAN") for step in plan)
 
     def equals(self, column: str, value: object) -> sa.ColumnElement[bool]:
         # A column may be declared COLLATE NOCASE.
