@@ -369,7 +369,7 @@ def on_postgres(records: int, workers: Sequence[int], rounds: int, seconds: floa
                     taken = sum(each.claims + WARM_UP for each in done) * limit
                     add(address, competitor, filled[address], taken)
                     filled[address] += taken
-    print(f"\nPostgreSQL, {records:,} records waiting: claims a second")
+    print(f"\nPostgreSQL, {records:,} records waiting: claims a second\n")
     table([competitor.name for competitor in competitors], columns, rates)
 
 
@@ -390,10 +390,10 @@ def on_sqlite(records: int, workers: Sequence[int], rounds: int, seconds: float)
                     if count == max(workers):
                         waited = max(work.longest for work in done)
                         longest[competitor.name] = max(longest.get(competitor.name, 0), waited)
-    print(f"\nSQLite, {records:,} records waiting: claims a second")
+    print(f"\nSQLite, {records:,} records waiting: claims a second\n")
     table([competitor.name for competitor in competitors], [(count, 1) for count in workers], rates)
-    for name, wait_s in longest.items():
-        print(f"{name:>14}: the longest wait of any of {max(workers)} workers for one claim was {wait_s:.2f} s")
+    waits = ", ".join(f"{name} {wait_s:.2f} s" for name, wait_s in longest.items())
+    print(f"\nThe longest wait of any of {max(workers)} workers for one claim: {waits}", flush=True)
 
 
 def table(
@@ -401,7 +401,7 @@ def table(
 ) -> None:
     """A row a competitor: the medians, and how large a part of ours each is."""
     heads = [f"{count} workers" + (f", {limit} at a time" if limit > 1 else "") for count, limit in columns]
-    print(" " * 14 + "".join(f"{head:>26}" for head in heads))
+    print(f"| | {' | '.join(heads)} |\n|{'---|' * (len(heads) + 1)}")
     middle = {key: statistics.median(found) for key, found in rates.items()}
     for name in names:
         cells = []
@@ -409,17 +409,17 @@ def table(
             found = middle.get((name, count, limit))
             ours = middle["ours", count, limit]
             cells.append("-" if found is None else f"{found:,.0f}  (ours: {ours / found:4.0%})")
-        print(f"{name:>14}" + "".join(f"{cell:>26}" for cell in cells), flush=True)
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one round, ten thousand records only")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", choices=("postgresql", "sqlite"), help="one engine")
     chosen = parser.parse_args()
     logging.disable(logging.WARNING)  # procrastinate's advice on where to make its App
-    sizes, rounds, seconds = ([10_000], 1, 0.4) if chosen.quick else ([10_000, 1_000_000], chosen.rounds, 1.0)
+    sizes, rounds, seconds = ([10_000], 1, 0.4) if chosen.quick else ([10_000, 1_000_000], chosen.rounds, 0.5)
     for records in sizes:
         if chosen.only != "sqlite":
             on_postgres(records, WORKERS, rounds, seconds)

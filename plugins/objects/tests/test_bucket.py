@@ -248,7 +248,7 @@ def test_a_full_disk_of_this_machine_can_heal(bucket: Any, monkeypatch: pytest.M
 
 
 FORKED = """
-import os, sys
+import os, signal, sys
 from pipeline_core import Secret, SideError
 from pipeline_core.contracts import Context
 from pipeline_objects import ObjectStageSettings
@@ -261,6 +261,7 @@ with settings.open(Context("p")) as stage:
         stage.keys("")
 if os.fork():
     sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+signal.alarm(60)  # ends it if it hangs after all
 with settings.open(Context("p")) as stage:
     try:
         print(stage.keys(""))

@@ -81,6 +81,13 @@ def test_a_bucket_in_another_region_needs_a_person(service: Any) -> None:
         place(service.settings()).put(NAME, b"{}")
 
 
+def test_a_secret_that_comes_back_is_not_shown(service: Any) -> None:
+    """A service, or what stands before it, may repeat what it was sent."""
+    service.answer = lambda method, path: (403, error("AccessDenied", "who is hush-hush?"), {})
+    with pytest.raises(SideError, match=r"who is \*\*\*\?"):
+        place(service.settings()).get(NAME)
+
+
 def test_a_conflict_heals_with_the_next_attempt(service: Any) -> None:
     """Somebody else was at work on the same file; no other window is concerned."""
     service.answer = lambda method, path: (409, error("OperationAborted"), {})
