@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
-from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
@@ -248,7 +247,8 @@ def test_what_is_sent(account: Any, load: MakeLoad, publish: Publish) -> None:
             publish(side, one)
             side.discard(one.claim)
         # 4.x asks twice where a file is to be put.
-        loaded = len([sql for sql, _ in groupby(each["sql"] for each in account.sent(begun))])
+        words = [each["sql"].split()[0] for each in account.sent(begun)]
+        loaded = len(words) - max(0, words.count("PUT") - 1)
         extracted(side)
         side.count_many([NOON, Window.from_us(START + HOUR, START + 2 * HOUR)])
         side.excluded()

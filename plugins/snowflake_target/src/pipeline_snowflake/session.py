@@ -56,7 +56,8 @@ class Session:
             try:
                 connection.close()
             except errors.Error as error:
-                raise faults.meaning(error, self.place) from None
+                if not faults.lost(error):  # else the server ends what it held
+                    raise faults.meaning(error, self.place) from None
 
     # --- statements ---------------------------------------------------------------------------------------------------
 
