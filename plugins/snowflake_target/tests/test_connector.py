@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -126,6 +127,25 @@ def test_a_value_that_would_change_is_refused(
         side.upload(load(NOON, rows(START, v=values)))
     assert "four" not in str(error.value)
     assert "'V'" in str(error.value)
+
+
+def test_rows_of_many_files(
+    account: Any, load: MakeLoad, publish: Publish, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What is too much for one file goes into several; none of them stays on the disk."""
+    monkeypatch.setattr("pipeline_snowflake.uploading._FILE_BYTES", 1)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    batches = [rows(START + n, START + 10 + n, n=pa.array([n, 10 + n])) for n in range(3)]
+    before = len(account.sent())
+    with account.side(account.name(), create=True) as side:
+        one = load(NOON, *batches, rows(n=pa.array([], pa.int64())))
+        side.upload(one)
+        assert len({each["sql"] for each in account.sent(before) if each["sql"].startswith("PUT 'file:///")}) == 3
+        assert publish(side, one) == 6
+        assert sorted(extracted(side).column("N").to_pylist()) == [0, 1, 2, 10, 11, 12]
+        with pytest.raises(PermanentError, match="outside window"):
+            side.upload(load(NOON, *batches, rows(0, n=pa.array([9])), fence=2))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_window_of_local_time(account: Any, load: MakeLoad, publish: Publish) -> None:
@@ -259,6 +279,7 @@ def test_what_is_sent(account: Any, load: MakeLoad, publish: Publish) -> None:
     assert all(word in logins[0] for word in ('"TIMEZONE": "UTC"', '\\"pipeline\\": \\"flights\\"', "LOCK_TIMEOUT"))
     assert "STATEMENT_TIMEOUT_IN_SECONDS" in logins[0]
     texts = [each["sql"] for each in sent if not each["sql"].startswith("LOGIN")]
+    assert not any(account.options["password"] in each["sql"] for each in sent)
     inside = [each["sql"] for each in sent if each["transaction"] is not None]
     assert len(inside) > 10
     assert [sql for sql in inside if DDL.match(sql)] == []

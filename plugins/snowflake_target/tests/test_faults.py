@@ -129,6 +129,30 @@ def test_a_transaction_that_the_server_has_ended_publishes_nothing(
         assert slow.count(NOON) == other.count(NOON) == 1
 
 
+def test_a_lock_is_waited_for_no_longer_than_said(account: Any, load: MakeLoad, publish: Publish) -> None:
+    """A publication that finds another at work heals, and blames no side; then it goes through."""
+    table = account.name()
+    settings = {"create": True, "ledger": f"L{table}"}
+    with account.side(table, **settings) as first, account.side(table, **settings, timeout_s=1) as second:
+        one, two = load(NOON, ROWS, fence=1), load(NOON, ROWS, fence=2)
+        first.upload(one)
+        second.upload(two)
+        with first.transaction() as verbs:
+            verbs.guard(one)
+            with pytest.raises(TransientError, match="another transaction was in the way") as error:
+                publish(second, two)
+            assert not error.value.side_down
+        assert publish(second, two) == 2
+
+
+def test_a_side_is_left_in_peace_after_its_server_was_lost(own: Any, account: Any) -> None:
+    """What it held is gone with the server, so there is nothing that could not be released."""
+    mine = type(account)(own.options(), own)
+    with mine.side(mine.name(), create=True) as side:
+        assert side.count(NOON) == 0
+        own.stop(signal.SIGKILL)
+
+
 def test_a_value_that_the_server_refuses_is_not_shown(account: Any, load: MakeLoad, publish: Publish) -> None:
     """Text that is no JSON, for a VARIANT: nothing is published, and the message holds no value."""
     table = account.name()
