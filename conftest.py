@@ -10,11 +10,12 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 import pytest
@@ -131,7 +132,7 @@ def _unprivileged() -> str | None:
     return next(name for name in ("postgres", "nobody") if name in names)
 
 
-def _missing(what: str) -> None:
+def _missing(what: str) -> NoReturn:
     if os.environ.get("PIPELINE_REQUIRE_SERVICES") == "1":
         pytest.fail(f"{what}, and PIPELINE_REQUIRE_SERVICES=1 asks for it")
     pytest.skip(what)
@@ -309,6 +310,27 @@ def snowflake_server(snowflake_servers: ModuleType) -> Iterator[Any]:
             yield server
         finally:
             server.stop()
+
+
+@contextmanager
+def _elasticsearch(version: str, **options: Any) -> Iterator[Any]:
+    import elasticsearch_server  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory(prefix="pipeline-es-") as folder:
+        try:
+            server = elasticsearch_server.Server(version, Path(folder), **options)
+        except elasticsearch_server.Unavailable as missing:
+            _missing(str(missing))
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def start_elasticsearch() -> Callable[..., AbstractContextManager[Any]]:
+    """Starts a genuine server (tools/elasticsearch_server.py): `with start_elasticsearch("9.2.0") as server`."""
+    return _elasticsearch
 
 
 @pytest.fixture

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
 import re
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from itertools import count
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,7 +20,7 @@ from pipeline_elasticsearch.connector import ElasticsearchConnector
 VERSIONS = ["8.19.0", "9.2.0"]
 SECURED = "9.2.0"
 NUMBERS = count()
-TOOLS = Path(__file__).parents[3] / "tools"
+Start = Callable[..., AbstractContextManager[Any]]
 
 
 class Cluster:
@@ -66,38 +62,15 @@ class Cluster:
         return sum(node["indices"]["search"]["open_contexts"] for node in stats["nodes"].values())
 
 
-@pytest.fixture(scope="session")
-def servers() -> ModuleType:
-    """The module that starts servers."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(TOOLS)
-        return importlib.import_module("elasticsearch_server")
-
-
-@contextmanager
-def started(servers: ModuleType, version: str, **options: Any) -> Iterator[Any]:
-    with tempfile.TemporaryDirectory(prefix="pipeline-es-") as folder:
-        try:
-            server = servers.Server(version, Path(folder), **options)
-        except servers.Unavailable as missing:
-            if os.environ.get("PIPELINE_REQUIRE_SERVICES") == "1":
-                pytest.fail(f"{missing}, and PIPELINE_REQUIRE_SERVICES=1 asks for it")
-            pytest.skip(str(missing))
-        try:
-            yield server
-        finally:
-            server.stop()
-
-
 def one_a_version(version: str) -> Any:
     """Tests of one version share a process, and so a server."""
     return pytest.param(version, marks=pytest.mark.xdist_group(f"elasticsearch-{version}"))
 
 
 @pytest.fixture(scope="session", params=[one_a_version(version) for version in VERSIONS])
-def cluster(request: pytest.FixtureRequest, servers: ModuleType) -> Iterator[Cluster]:
+def cluster(request: pytest.FixtureRequest, start_elasticsearch: Start) -> Iterator[Cluster]:
     """A server without security, of each version in turn."""
-    with started(servers, request.param) as server:
+    with start_elasticsearch(request.param) as server:
         cluster = Cluster(server)
         yield cluster
         cluster.client.close()
@@ -113,7 +86,7 @@ def documented_role(heading: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session", params=[one_a_version(SECURED)])
-def secured(request: pytest.FixtureRequest, servers: ModuleType) -> Iterator[Any]:
+def secured(request: pytest.FixtureRequest, start_elasticsearch: Start) -> Iterator[Any]:
     """A server with TLS by a CA of its own. `reader` and `writer` have the documented roles for `flights`."""
     roles = {
         "reads": documented_role("A source needs"),
@@ -126,5 +99,5 @@ def secured(request: pytest.FixtureRequest, servers: ModuleType) -> Iterator[Any
         "writer": ("writer-geheim", "writes"),
         "stranger": ("stranger-geheim", "elsewhere"),
     }
-    with started(servers, request.param, users=users, roles=roles) as server:
+    with start_elasticsearch(request.param, users=users, roles=roles) as server:
         yield server

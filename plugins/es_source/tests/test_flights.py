@@ -10,10 +10,9 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from threading import Event, Thread
@@ -21,6 +20,7 @@ from typing import Any
 
 import pytest
 
+import documents
 from pipeline_core import ExtractRequest, Pipeline, TransientError, Window
 
 ROOT = Path(__file__).parents[3]
@@ -39,38 +39,19 @@ def flights() -> Any:
 
 
 def mapping(flights: Any, timestamp: str = "time_hour") -> dict[str, Any]:
-    kinds = {"INTEGER": "integer", "REAL": "double", "TEXT": "keyword", "TIMESTAMP": "date"}
-    return {named(name, timestamp): {"type": kinds[kind]} for name, kind in flights.COLUMNS.items()}
-
-
-def named(column: str, timestamp: str) -> str:
-    return timestamp if column == "time_hour" else column
-
-
-def documents(flights: Any, rows: Iterable[Any], timestamp: str = "time_hour") -> Iterator[dict[str, Any]]:
-    names = [named(name, timestamp) for name in flights.COLUMNS]
-    for row in rows:
-        document = dict(zip(names, row, strict=True))
-        yield document | {timestamp: f"{document[timestamp].replace(' ', 'T')}Z"}
+    return documents.mapping(flights.COLUMNS, timestamp)
 
 
 def indexed(cluster: Any, flights: Any, rows: Iterable[Any], timestamp: str = "time_hour") -> str:
     """An index that holds those flights."""
     index: str = cluster.index(mapping(flights, timestamp))
-    found = documents(flights, rows, timestamp)
-    while chunk := list(islice(found, 5_000)):
-        cluster.put(index, *chunk, refresh=False)
-    cluster.client.indices.refresh(index=index)
+    documents.put(cluster.client, index, documents.documents(flights.COLUMNS, rows, timestamp))
     return index
 
 
 def counted(flights: Any, rows: Iterable[Sequence[Any]]) -> Counter[str]:
-    """Rows as often as they occur, the time as an instant; as text, which tells 5 from 5.0."""
-    at = list(flights.COLUMNS).index("time_hour")
-    return Counter(
-        str([str(datetime.fromisoformat(str(v)).replace(tzinfo=UTC)) if n == at else v for n, v in enumerate(row)])
-        for row in rows
-    )
+    """Rows as often as they occur."""
+    return documents.counted(flights.COLUMNS, rows)
 
 
 def landed(flights: Any, server: Any, database: str, timestamp: str = "time_hour") -> Counter[str]:
@@ -152,7 +133,7 @@ def test_whole_documents_arrive_as_jsonb(cluster: Any, flights: Any, postgres_se
     with psycopg.connect(postgres_server.dsn(database)) as connection:
         found = [source for (source,) in connection.execute("select _source from flights")]
     assert sorted(json.dumps(each, sort_keys=True) for each in found) == sorted(
-        json.dumps(each, sort_keys=True) for each in documents(flights, rows)
+        json.dumps(each, sort_keys=True) for each in documents.documents(flights.COLUMNS, rows, "time_hour")
     )
 
 

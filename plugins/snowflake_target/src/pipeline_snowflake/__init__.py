@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pipeline_core import Can, Connector, Provider, Settings, hookimpl
-from pipeline_snowflake.settings import SnowflakeSettings
+from pipeline_snowflake.settings import OF_THE_CONNECTOR, SnowflakeSettings
 
 __all__ = ["SnowflakeSettings"]
 
-_SIGNED = ("account", "user", "password", "role", "warehouse", "database", "schema", "host", "authenticator", "token")
 _ALIASES = {
-    **{f"snowflake_{name}": name for name in _SIGNED},
-    "snowflake_private_key_file": "private_key_file",
+    **{f"snowflake_{name}": name for name in OF_THE_CONNECTOR},
     "target_table": "table",
     "source_table": "table",
     "target_timestamp_column": "timestamp_column",

@@ -18,14 +18,11 @@ from snowflake.connector import SnowflakeConnection, errors
 from pipeline_core import SideError, TransientError, Window
 from pipeline_snowflake import faults
 from pipeline_snowflake.names import literal, quoted
+from pipeline_snowflake.settings import OF_THE_CONNECTOR
 
 if TYPE_CHECKING:
     from pipeline_snowflake.settings import SnowflakeSettings
 
-_GIVEN = (
-    *("account", "user", "password", "authenticator", "token", "private_key_file", "private_key_file_pwd"),
-    *("role", "warehouse", "database", "schema", "host", "port", "protocol"),
-)
 _SECRET = {"password", "token", "private_key_file_pwd"}
 _MAJOR = int(snowflake.connector.__version__.partition(".")[0])
 _PATIENCE_S = 30  # how much later than the server the client gives up, so that the server's own reason is heard
@@ -214,7 +211,7 @@ class Session:
 
     def _options(self) -> dict[str, Any]:
         settings = self._settings
-        given = {name: getattr(settings, name) for name in _GIVEN}
+        given = {name: getattr(settings, name) for name in OF_THE_CONNECTOR}
         options = {
             name: value.reveal() if name in _SECRET else value for name, value in given.items() if value is not None
         }

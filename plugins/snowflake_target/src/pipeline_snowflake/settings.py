@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import date
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from attrs import field, frozen, validators
 
@@ -15,6 +15,12 @@ from pipeline_snowflake.names import parts
 
 if TYPE_CHECKING:
     from pipeline_snowflake.connector import SnowflakeConnector
+
+#: The settings that are the connector's own, by its names.
+OF_THE_CONNECTOR: Final = (
+    *("account", "user", "password", "authenticator", "token", "private_key_file", "private_key_file_pwd"),
+    *("role", "warehouse", "database", "schema", "host", "port", "protocol"),
+)
 
 _text = validators.optional(validators.min_len(1))
 
