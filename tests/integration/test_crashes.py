@@ -91,6 +91,7 @@ def test_a_crash_before_the_commit_leaves_the_old_rows(any_world: World, step: s
     world.assert_whole()
 
 
+@pytest.mark.timeout(1200)  # many processes in turn, on a machine that may be busy
 def test_killed_at_random_moments_among_others(any_world: World) -> None:
     """Many workers; again and again one of them is killed, wherever it happens to be, and another takes its place."""
     world = any_world
