@@ -4,7 +4,8 @@ Run by `snowflake_server.py`, with the Python of an environment of its own. What
 does it and fakesnow does not: a wrong password is refused; ALTER SESSION is accepted; a failed statement is a SQL
 error, not a status 500 that drivers repeat; DDL commits the open transaction; UPDATE, DELETE and MERGE lock their table
 until the transaction ends, and others wait (an idle holder in the way is rolled back: there after five minutes, here
-after `IDLE_S`); CURRENT_TRANSACTION(). `/statements` gives the texts that each session has sent.
+after `IDLE_S`); CURRENT_TRANSACTION(); PUT and COPY with the quotes and commas that other programs write. `/statements`
+gives the texts that each session has sent.
 
 What it forgives: any database and schema, which it makes; missing privileges; a second statement of a transaction sees
 what the first saw; it keeps no length of text, no nanoseconds and no zone of a value; it knows no warehouse, query
@@ -50,10 +51,16 @@ _SESSION = _begins(r"ALTER\s+SESSION\b")
 _DDL = _begins(r"(?:CREATE|ALTER|DROP|TRUNCATE|COMMENT|GRANT|UNDROP)\b(?!\s+SESSION)")
 _LOCKING = _begins(r"(?:UPDATE|DELETE\s+FROM|MERGE\s+INTO)\s+((?:\"(?:[^\"]|\"\")*\"|[\w$.])+)")
 _WRITING = _begins(r"(?:INSERT|UPDATE|DELETE|MERGE|COPY)\b")
+_FILES = _begins(r"(?:PUT|COPY)\b")
 _BEGINNING = _begins(r"(?:BEGIN|START\s+TRANSACTION)\b")
 _ENDING = _begins(r"(?:COMMIT|ROLLBACK)\b")
 # DuckDB has temporary tables in no schema.
 _SCRATCH = re.compile(r'(?<![@.])(?<!STAGE )(?:"(?:[^"]|"")+"\.){2}(?="PIPELINE_SCRATCH)')
+# What Snowflake takes and fakesnow does not: a stage that PUT names in quotes, quotes around how COPY matches columns,
+# commas between the options of a file format.
+_PUT_STAGE = re.compile(r"(\bPUT\s+'(?:[^']|'')*'\s+)'(@[^']*)'", re.IGNORECASE)
+_MATCHING = re.compile(r"(\bMATCH_BY_COLUMN_NAME\s*=\s*)'(\w+)'", re.IGNORECASE)
+_OPTIONS = re.compile(r"\bFILE_FORMAT\s*=\s*\([^()]*\)", re.IGNORECASE)
 _NO_RESULT = "SELECT 'Statement executed successfully.' AS status"
 
 
@@ -134,13 +141,21 @@ async def query(request: Request) -> JSONResponse:
     if blocked is not None:
         return blocked
     here = f"'{session.transaction}'" if session.transaction else "NULL"
-    sql = _SCRATCH.sub("", sql).replace("CURRENT_TRANSACTION()", here)
+    sql = _SCRATCH.sub("", plainer(sql)).replace("CURRENT_TRANSACTION()", here)
     async with session.busy, definitions if _DDL.match(sql) else contextlib.AsyncExitStack():
         answer = await fake.query_request(with_body(request, {**body, "sqlText": sql}))
     session.seen = time.monotonic()
     if _ENDING.match(sql) or session.transaction is None:
         free(token)
     return completed(answer)
+
+
+def plainer(sql: str) -> str:
+    """A PUT or COPY as fakesnow takes it; any other statement as it is."""
+    if not _FILES.match(sql):
+        return sql
+    sql = _MATCHING.sub(r"\1\2", _PUT_STAGE.sub(r"\1\2", sql))
+    return _OPTIONS.sub(lambda found: found[0].replace(",", " "), sql)
 
 
 async def begun(token: str, session: Session, sql: str) -> JSONResponse | None:
