@@ -54,6 +54,7 @@ bench: setup $(BENCH)/.ready ## the benchmarks, beside Dagster, pgqueuer, procra
 	$(BENCH)/bin/python bench/claims.py
 	$(BENCH)/bin/python bench/counts.py
 	$(BENCH)/bin/python bench/load.py
+	$(BENCH)/bin/python bench/snowflake_side.py
 	$(BENCH)/bin/python bench/stage.py
 	$(BIN)/python bench/imports.py
 	$(BIN)/python bench/store.py
@@ -64,7 +65,7 @@ $(BENCH)/.ready: requirements/bench.txt
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python -m pip install --quiet --require-hashes -r requirements/bench.txt
 	$(BENCH)/bin/python -m pip install --quiet --require-hashes --no-deps -r requirements/data.txt
-	$(BENCH)/bin/python -m pip install --quiet --no-deps $(addprefix -e ,. plugins/sql plugins/objects plugins/duckdb plugins/es_source)
+	$(BENCH)/bin/python -m pip install --quiet --no-deps $(addprefix -e ,. plugins/sql plugins/objects plugins/duckdb plugins/es_source plugins/snowflake_target)
 	@touch $@
 
 promises: setup ## breaks each promise in a copy of the code, and looks whether its test fails

@@ -21,56 +21,26 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
 import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
 from postgres import new_database, postgres, with_driver
 from psycopg.conninfo import conninfo_to_dict
+from staged import BATCH_ROWS, files, stage
 
-from pipeline_core import Claim, Context, Load, Record, Secret, Staged, StageRequest, Window
-from pipeline_core.contracts import Batches
+from pipeline_core import Claim, Context, Load, Record, Secret, Staged
 from pipeline_objects import ObjectStageSettings
 from pipeline_sql import SqlSettings
 
-BEGIN = datetime(2013, 1, 1, tzinfo=UTC)
-BATCH_ROWS = 50_000
 FEW = 20  # windows, of which dlt is judged
 TABLE = "CREATE TABLE events (ts timestamptz NOT NULL, name text, value float8); CREATE INDEX ON events (ts)"
 
 processes = multiprocessing.get_context("forkserver")
 Way = Callable[[str, str, Sequence[Staged]], None]
-
-
-def batches(window: Window, rows: int) -> Batches:
-    """Rows spread evenly over the window."""
-    step = (window.end_us - window.start_us) // rows
-    for at in range(0, rows, BATCH_ROWS):
-        numbers = np.arange(at, min(at + BATCH_ROWS, rows))
-        instants = pa.array(window.start_us + numbers * step, pa.timestamp("us", "UTC"))
-        names = pa.array([f"row {number}" for number in (numbers % 1000).tolist()])
-        yield pa.RecordBatch.from_arrays([instants, names, pa.array(numbers / 8)], ["ts", "name", "value"])
-
-
-def stage(folder: str, windows: int, rows: int) -> list[Staged]:
-    """Stages so many windows of so many rows."""
-    with ObjectStageSettings(f"file://{folder}").open(Context("bench")) as opened:
-        staged = []
-        for number in range(windows):
-            window = Window(BEGIN + timedelta(hours=number), BEGIN + timedelta(hours=number + 1))
-            request = StageRequest(f"bench/{number}", "bench", window, 1, {})
-            staged.append(opened.write(request, batches(window, rows)))
-        return staged
-
-
-def files(folder: str, staged: Staged) -> list[Path]:
-    return sorted((Path(folder) / staged.key).glob("*.parquet"))
 
 
 # --- the ways ---------------------------------------------------------------------------------------------------------
