@@ -80,10 +80,16 @@ class Engine:
         """One write transaction, as in `writing`, for statements that are `Prepared`: SQLAlchemy's own way through it
         takes longer than such a statement.
         """
+        dialect = self.sa.dialect
         with self.translated(), closing(self.sa.raw_connection()) as connection:
-            self._begin(connection)
-            yield Direct(self.sa.dialect, connection)
-            connection.commit()  # what ends otherwise is rolled back as the pool takes the connection back
+            try:
+                self._begin(connection)
+                yield Direct(dialect, connection)
+                connection.commit()  # what ends otherwise is rolled back as the pool takes the connection back
+            except dialect.loaded_dbapi.Error as error:
+                if dialect.is_disconnect(error, connection, None):
+                    connection.invalidate(error)  # or the pool would log that it cannot be rolled back
+                raise
 
     def _begin(self, connection: sa.PoolProxiedConnection) -> None:
         """Begins a write transaction of the store, where the driver does not do so by itself."""
