@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -19,7 +20,11 @@ def world(tmp_path: Path) -> Iterator[SqliteWorld]:
         yield fresh
 
 
-@pytest.fixture(params=WORLDS)
+LONG = os.environ.get("PIPELINE_LONG") == "1"
+EVERYWHERE = [name for name, kind in WORLDS.items() if kind.everywhere or LONG]
+
+
+@pytest.fixture(params=EVERYWHERE)
 def any_world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     """A fresh world on each kind of database in turn, or on those that the test names by `parametrize(indirect=)`."""
     kind = WORLDS[request.param]

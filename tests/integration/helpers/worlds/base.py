@@ -23,6 +23,7 @@ class World(ABC):
     `server` names the fixture of the server that it needs. `one_writer`: who writes to the target locks it for all
     others, and only the end of its process frees it. `processes`: how many may work at the same time. `untold`: steps
     that it does not go through. `keeps_records`: its store lives and dies with its server.
+    `everywhere`: whether the shorter profile runs every test on it; `kills`: how often it kills each step there.
     """
 
     server: ClassVar[str | None] = None
@@ -33,6 +34,8 @@ class World(ABC):
     placeholder: ClassVar[str] = "?"
     now: ClassVar[str | None] = NOW
     keeps_records: ClassVar[bool] = True
+    everywhere: ClassVar[bool] = True
+    kills: ClassVar[int] = 3
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -19,6 +19,8 @@ class SnowflakeWorld(World):
     server = "snowflake_server"
     processes = 3  # publications queue for the ledger
     keeps_records = False
+    everywhere = False  # a process takes seconds to load the connector and to sign in
+    kills = 1
     columns = "id number(18, 0), ts timestamp_ntz not null, value float, note varchar"
 
     def __init__(self, folder: Path, server: Any) -> None:
