@@ -26,6 +26,7 @@ class TestSnowflake(ConnectorSuite):
     @pytest.fixture(autouse=True)
     def _account(self, account: Any) -> None:
         self.account = account
+        self.others = set(account.sessions())  # of processes that other tests have killed
         type(self).secret = account.options["password"]
 
     def fresh(self) -> SnowflakeSettings:
@@ -57,7 +58,7 @@ class TestSnowflake(ConnectorSuite):
 
     def leftovers(self, settings: SnowflakeSettings) -> Sequence[str]:
         del settings
-        return self.account.sessions()
+        return [session for session in self.account.sessions() if session not in self.others]
 
 
 class TestSnowflakeLocalTime(TestSnowflake):
