@@ -1,4 +1,8 @@
-"""Servers for tests: each is a process of its own on a private socket, stopped by the fixture that started it."""
+"""What the tests of several parts share.
+
+Servers, each a process of its own on a private socket, stopped by the fixture that started it; loads, and how the core
+publishes one.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from pathlib import Path
@@ -20,6 +24,8 @@ from urllib.parse import quote
 
 import pytest
 from hypothesis import settings
+
+from pipeline_core import Claim, Load, Record, Staged, StagedFile, Target, Window
 
 # How long an example takes says how busy the machine is, and nothing else.
 settings.register_profile("patient", deadline=None)
@@ -343,3 +349,39 @@ def mariadb_url(mariadb_server: MariaDbServer) -> str:
 def postgres_url(postgres_server: PostgresServer) -> str:
     """The URL of a new, empty database."""
     return postgres_server.url(postgres_server.new_database())
+
+
+@pytest.fixture(scope="session")
+def load() -> Callable[..., Load]:
+    """A load of Arrow batches or tables, or of staged files: `load(window, *batches, fence=1, columns={})`."""
+
+    def made(
+        window: Window,
+        *batches: Any,
+        fence: int = 1,
+        files: Sequence[StagedFile] = (),
+        columns: Mapping[str, str] | None = None,
+        pipeline: str = "flights",
+        key: str | None = None,
+        read: Callable[[], Any] | None = None,
+    ) -> Load:
+        rows = sum(map(len, batches)) + sum(file.rows for file in files)
+        staged = Staged(key or f"{pipeline}/{fence}", pipeline, window, fence, rows, files, "", {})
+        claim = Claim("claim", Record(pipeline, window), fence)
+        return Load(claim, staged, read or (lambda: (each for each in batches)), columns or {})
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def publish() -> Callable[[Target, Load], int]:
+    """Publishes an uploaded load, in the order of the core; returns the rows that the window then holds."""
+
+    def published(target: Target, load: Load) -> int:
+        with target.transaction() as verbs:
+            verbs.guard(load)
+            verbs.delete(load.window)
+            verbs.insert(load)
+            return verbs.count(load.window)
+
+    return published

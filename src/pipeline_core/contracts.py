@@ -14,6 +14,7 @@ from typing import Generic, Protocol, TypeVar
 
 from attrs import field, frozen, validators
 
+from pipeline_core.errors import PermanentError, nearest
 from pipeline_core.ledger import Adoption, Entry
 from pipeline_core.record import (
     Change,
@@ -334,6 +335,31 @@ class Load:
     @property
     def window(self) -> Window:
         return self.claim.record.window
+
+
+def target_names(
+    staged: Sequence[str], columns: Mapping[str, str], place: str, fold: Callable[[str], str] = str
+) -> list[str]:
+    """What a target calls the staged columns, in order: `columns` as in `Load`, `fold` its own case rule.
+
+    Raises PermanentError for a rename of nothing, and for two columns that would become one.
+    """
+    for source in columns:
+        if source not in staged:
+            raise PermanentError(
+                f"{place}: [columns] renames {source!r}, but the staged rows hold no such column "
+                f"({nearest(source, staged)}); correct the name"
+            )
+    names = [columns.get(name, name) for name in staged]
+    taken: dict[str, str] = {}
+    for source, name in zip(staged, names, strict=True):
+        if fold(name) in taken:
+            raise PermanentError(
+                f"{place}: the staged columns {taken[fold(name)]!r} and {source!r} would both become {name!r}; "
+                "rename one under [columns], or exclude it at the source"
+            )
+        taken[fold(name)] = source
+    return names
 
 
 class Connector(ABC):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 class PipelineError(Exception):
@@ -76,3 +76,14 @@ class ClaimLostError(PipelineError):
 
 class Interrupted(PipelineError):  # noqa: N818 - a request to stop is no error, but must travel like one
     """The run was asked to stop: the window goes back to pending, with its attempts as they were."""
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Words for the end of a message: the known names nearest to `name`, of a column or a table for instance."""
+    from difflib import get_close_matches  # noqa: PLC0415 - for a mistake only
+
+    if not known:
+        return "there is none"
+    spelled = {each.casefold(): each for each in known}
+    near = get_close_matches(name.casefold(), spelled, n=3, cutoff=0.5) or sorted(spelled)[:3]
+    return "nearest: " + ", ".join(repr(spelled[each]) for each in near)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from pipeline_core import Claim, Context, Load, Record, Staged, StagedFile, Window
+from pipeline_core import Context
 from pipeline_duckdb import DuckDbSettings
 from pipeline_duckdb.connector import DuckDbConnector
 
@@ -43,37 +43,3 @@ def side(path: Path) -> Callable[..., AbstractContextManager[DuckDbConnector]]:
         return DuckDbSettings(str(path), table, timestamp_column, **more).open(Context("flights"))
 
     return opened
-
-
-@pytest.fixture(scope="session")
-def load() -> Callable[..., Load]:
-    """A load of Arrow batches or tables, or of staged files: `load(window, *batches, files=(), columns={})`."""
-
-    def made(
-        window: Window,
-        *batches: Any,
-        fence: int = 1,
-        files: Sequence[StagedFile] = (),
-        columns: Mapping[str, str] | None = None,
-        read: Callable[[], Any] | None = None,
-    ) -> Load:
-        rows = sum(map(len, batches)) + sum(file.rows for file in files)
-        staged = Staged(f"flights/{fence}", "flights", window, fence, rows, files, "", {})
-        claim = Claim("claim", Record("flights", window), fence)
-        return Load(claim, staged, read or (lambda: (each for each in batches)), columns or {})
-
-    return made
-
-
-@pytest.fixture(scope="session")
-def publish() -> Callable[[DuckDbConnector, Load], int]:
-    """Publishes an uploaded load, in the order of the core; returns the rows that the window then holds."""
-
-    def published(target: DuckDbConnector, load: Load) -> int:
-        with target.transaction() as verbs:
-            verbs.guard(load)
-            verbs.delete(load.window)
-            verbs.insert(load)
-            return verbs.count(load.window)
-
-    return published

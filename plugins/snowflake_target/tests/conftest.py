@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing
 from itertools import count
 from typing import Any
@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 import snowflake.connector
 
-from pipeline_core import Claim, Context, Load, Record, Secret, Staged, Window
+from pipeline_core import Context, Secret
 from pipeline_snowflake import SnowflakeSettings
 from pipeline_snowflake.connector import SnowflakeConnector
 
@@ -108,35 +108,3 @@ def named_in_the_environment() -> dict[str, Any]:
     found = {name: os.environ.get(f"SNOWFLAKE_{name.upper()}") for name in (*needed, *optional)}
     given: dict[str, Any] = {name: value for name, value in found.items() if value is not None}
     return given | ({"port": int(given["port"])} if "port" in given else {})
-
-
-@pytest.fixture(scope="session")
-def load() -> Callable[..., Load]:
-    """A load of Arrow tables or batches: `load(window, *batches, fence=1, columns={})`."""
-
-    def made(
-        window: Window,
-        *batches: Any,
-        fence: int = 1,
-        columns: Mapping[str, str] | None = None,
-        read: Callable[[], Any] | None = None,
-    ) -> Load:
-        staged = Staged(f"flights/{fence}", "flights", window, fence, sum(map(len, batches)), (), "", {})
-        claim = Claim("claim", Record("flights", window), fence)
-        return Load(claim, staged, read or (lambda: (each for each in batches)), columns or {})
-
-    return made
-
-
-@pytest.fixture(scope="session")
-def publish() -> Callable[[SnowflakeConnector, Load], int]:
-    """Publishes an uploaded load, in the order of the core; returns the rows that the window then holds."""
-
-    def published(target: SnowflakeConnector, load: Load) -> int:
-        with target.transaction() as verbs:
-            verbs.guard(load)
-            verbs.delete(load.window)
-            verbs.insert(load)
-            return verbs.count(load.window)
-
-    return published

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pytest
 import sqlalchemy as sa
 
-from pipeline_core import Claim, Context, Load, Record, Secret, Staged, Window
+from pipeline_core import Context, Secret
 from pipeline_sql import SqlSettings
 from pipeline_sql.connector import SqlConnector
 from pipeline_sql.engines.mariadb import MariaDbEngine
@@ -245,37 +245,3 @@ def database_on(request: pytest.FixtureRequest) -> Callable[[str], Database]:
         return PostgresDatabase(request.getfixturevalue("postgres_server"))
 
     return made
-
-
-@pytest.fixture(scope="session")
-def load() -> Callable[..., Load]:
-    """A load of Arrow batches or tables: `load(window, *batches, fence=1, columns={}, pipeline="flights")`."""
-
-    def made(
-        window: Window,
-        *batches: Any,
-        fence: int = 1,
-        columns: Mapping[str, str] | None = None,
-        pipeline: str = "flights",
-        key: str | None = None,
-    ) -> Load:
-        record = Record(pipeline, window)
-        rows = sum(map(len, batches))
-        staged = Staged(key or f"{pipeline}/{fence}", pipeline, window, fence, rows, (), "", {})
-        return Load(Claim("claim", record, fence), staged, lambda: (each for each in batches), columns or {})
-
-    return made
-
-
-@pytest.fixture(scope="session")
-def publish() -> Callable[[SqlConnector, Load], int]:
-    """Publishes an uploaded load, in the order of the core; returns the rows that the window then holds."""
-
-    def published(target: SqlConnector, load: Load) -> int:
-        with target.transaction() as verbs:
-            verbs.guard(load)
-            verbs.delete(load.window)
-            verbs.insert(load)
-            return verbs.count(load.window)
-
-    return published

@@ -29,6 +29,7 @@ from pipeline_core import (
     TransientError,
     Window,
 )
+from pipeline_core.errors import nearest
 from pipeline_core.ledger import Adoption, Entry, enter, scope_of, scope_text
 from pipeline_duckdb import staging, table, types
 from pipeline_duckdb.counting import count_windows
@@ -36,7 +37,7 @@ from pipeline_duckdb.database import Database, quoted
 from pipeline_duckdb.ledger import TargetLedger
 from pipeline_duckdb.loading import Loading, StagedColumn, declarations, declared, plan, staged_columns
 from pipeline_duckdb.side import Side, condition, resolved
-from pipeline_duckdb.table import Column, column_of, nearest
+from pipeline_duckdb.table import Column, column_of
 from pipeline_duckdb.timestamps import of_column
 
 if TYPE_CHECKING:

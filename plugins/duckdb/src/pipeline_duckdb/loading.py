@@ -10,10 +10,12 @@ from attrs import frozen
 from duckdb.sqltypes import DuckDBPyType
 
 from pipeline_core import PermanentError, Window
+from pipeline_core.contracts import target_names
+from pipeline_core.errors import nearest
 from pipeline_duckdb import types
 from pipeline_duckdb.database import quoted
 from pipeline_duckdb.side import Side, equals
-from pipeline_duckdb.table import Column, Table, column_of, fold, nearest
+from pipeline_duckdb.table import Column, Table, column_of, fold
 from pipeline_duckdb.timestamps import INSTANTS, floored, ticks
 
 
@@ -41,26 +43,12 @@ def staged_columns(
     connection: duckdb.DuckDBPyConnection, schema: pa.Schema, relation: str, renames: Mapping[str, str], place: str
 ) -> list[StagedColumn]:
     """The staged columns, in order. Raises PermanentError for a rename of nothing, or a clash of names."""
-    for source in renames:
-        if source not in schema.names:
-            raise PermanentError(
-                f"{place}: [columns] renames {source!r}, but the staged rows hold no such column "
-                f"({nearest(source, schema.names)}); correct the name"
-            )
+    names = target_names(schema.names, renames, place, fold)
     read = connection.sql(f"SELECT * FROM {relation}")  # noqa: S608 - quoted
-    columns = [
-        StagedColumn(source, renames.get(source, source), read_as, kind)
-        for source, read_as, kind in zip(schema.names, read.columns, read.types, strict=True)
+    return [
+        StagedColumn(source, name, read_as, kind)
+        for source, name, read_as, kind in zip(schema.names, names, read.columns, read.types, strict=True)
     ]
-    taken: dict[str, str] = {}
-    for column in columns:
-        if fold(column.name) in taken:
-            raise PermanentError(
-                f"{place}: the staged columns {taken[fold(column.name)]!r} and {column.source!r} would both become "
-                f"{column.name!r}; rename one under [columns], or exclude it at the source"
-            )
-        taken[fold(column.name)] = column.source
-    return columns
 
 
 def declarations(columns: Sequence[StagedColumn], timestamp: str, timezone: str | None, place: str) -> list[str]:

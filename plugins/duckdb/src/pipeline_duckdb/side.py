@@ -9,10 +9,11 @@ from typing import Any, Final
 from attrs import frozen
 
 from pipeline_core import SideError, Window
+from pipeline_core.errors import nearest
 from pipeline_core.ledger import Given
 from pipeline_duckdb import types
 from pipeline_duckdb.database import quoted, text
-from pipeline_duckdb.table import Column, Table, column_of, nearest
+from pipeline_duckdb.table import Column, Table, column_of
 from pipeline_duckdb.timestamps import Timestamps
 
 #: Which kinds of column may hold a value of a type: others would be converted before they are compared.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 import duckdb
 from attrs import frozen
@@ -93,12 +92,3 @@ def _columns(connection: duckdb.DuckDBPyConnection, sql: str, schema: str, name:
 def column_of(name: str, columns: Sequence[Column]) -> Column | None:
     """The column of that name, by DuckDB's own case rule."""
     return next((each for each in columns if fold(each.name) == fold(name)), None)
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Words for the end of a message: the known names nearest to `name`."""
-    if not known:
-        return "there is none"
-    spelled = {each.casefold(): each for each in known}
-    near = get_close_matches(name.casefold(), spelled, n=3, cutoff=0.5) or sorted(spelled)[:3]
-    return "nearest: " + ", ".join(repr(spelled[each]) for each in near)

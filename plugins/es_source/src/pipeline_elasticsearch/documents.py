@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from attrs import field, frozen
 
 from pipeline_core import Load, PermanentError, Window
+from pipeline_core.contracts import target_names
 from pipeline_core.ledger import Given
 from pipeline_elasticsearch.columns import INSTANT
 
@@ -70,13 +71,7 @@ class Documents:
 
     def names(self, schema: pa.Schema) -> list[str]:
         """The field of each staged column. Raises PermanentError where one has no place."""
-        unknown = sorted(set(self.renames) - set(schema.names))
-        if unknown:
-            raise PermanentError(f"{self.place}: [columns] renames {unknown}, which no staged column is called")
-        names = [self.renames.get(name, name) for name in schema.names]
-        twice = sorted(name for name, count in Counter(names).items() if count > 1)
-        if twice:
-            raise PermanentError(f"{self.place}: several staged columns become {twice}; rename or exclude one")
+        names = target_names(schema.names, self.renames, self.place)
         needed = {self.timestamp_field, *self.scope, *(_KEPT_RAW if self.known is None else self.key)}
         missing = sorted(needed - set(names))
         if missing:

@@ -25,17 +25,19 @@ from pipeline_core import (
     TransientError,
     Window,
 )
+from pipeline_core.contracts import target_names
+from pipeline_core.errors import nearest
 from pipeline_core.ledger import Adoption, Entry, scope_of, scope_text
 from pipeline_snowflake import table
 from pipeline_snowflake.counting import count_windows
 from pipeline_snowflake.extraction import extraction
 from pipeline_snowflake.ledger import LEDGER, TargetLedger
-from pipeline_snowflake.loading import declarations, declared, plan, target_names
-from pipeline_snowflake.names import parts, quoted
+from pipeline_snowflake.loading import declarations, declared, plan
+from pipeline_snowflake.names import fold, parts, quoted
 from pipeline_snowflake.publication import SnowflakePublication
 from pipeline_snowflake.session import Session
 from pipeline_snowflake.side import Side, condition, resolved
-from pipeline_snowflake.table import column_of, nearest
+from pipeline_snowflake.table import column_of
 from pipeline_snowflake.timestamps import of_column
 from pipeline_snowflake.uploading import Scratch, filled, staged_batches
 
@@ -188,7 +190,7 @@ class SnowflakeConnector(Source, Target):
             if first is None:
                 raise PermanentError(f"{self._place}: found no staged batch at all, expected at least an empty one")
             self._session.tag(load.window)
-            names = target_names(first.schema, load.columns, self._place)
+            names = target_names(first.schema.names, load.columns, self._place, fold)
             side = self._prepared(first.schema, names)
             ignore = self._settings.new_columns == "ignore"
             loading = plan(first.schema, names, side, self._place, ignore=ignore)
@@ -227,7 +229,7 @@ class SnowflakeConnector(Source, Target):
 
     def ddl(self, rows: Batch, columns: Mapping[str, str]) -> Sequence[str]:
         schema = pa.RecordBatchReader.from_stream(rows).schema
-        statements = self._missing(schema, target_names(schema, columns, self._place), self._look())
+        statements = self._missing(schema, target_names(schema.names, columns, self._place, fold), self._look())
         return [f"{statement};" for statement in statements]
 
     def discard(self, claim: Claim) -> None:

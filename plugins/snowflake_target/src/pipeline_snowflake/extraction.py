@@ -9,9 +9,10 @@ import pyarrow.compute as pc
 from attrs import frozen
 
 from pipeline_core import PermanentError, SideError, Window
+from pipeline_core.errors import nearest
 from pipeline_snowflake.session import Session
 from pipeline_snowflake.side import Side
-from pipeline_snowflake.table import Column, column_of, nearest
+from pipeline_snowflake.table import Column, column_of
 from pipeline_snowflake.timestamps import as_integer
 from pipeline_snowflake.types import MISFIT, Reading, reading
 

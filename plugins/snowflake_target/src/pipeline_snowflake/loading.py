@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -10,31 +10,12 @@ import pyarrow.compute as pc
 from attrs import frozen
 
 from pipeline_core import PermanentError, Window
+from pipeline_core.errors import nearest
 from pipeline_snowflake.extraction import checked
 from pipeline_snowflake.names import fold, quoted
 from pipeline_snowflake.side import Side
-from pipeline_snowflake.table import Column, column_of, nearest
+from pipeline_snowflake.table import Column, column_of
 from pipeline_snowflake.types import MISFIT, Writing, declaration, fraction, kind, microseconds, unpacked, writing
-
-
-def target_names(schema: pa.Schema, renames: Mapping[str, str], place: str) -> list[str]:
-    """The target's name for each staged column, in order. Raises PermanentError for a rename of nothing, or a clash."""
-    for source in renames:
-        if source not in schema.names:
-            raise PermanentError(
-                f"{place}: [columns] renames {source!r}, but the staged rows hold no such column "
-                f"({nearest(source, schema.names)}); correct the name"
-            )
-    names = [renames.get(name, name) for name in schema.names]
-    taken: dict[str, str] = {}
-    for source, name in zip(schema.names, names, strict=True):
-        if fold(name) in taken:
-            raise PermanentError(
-                f"{place}: the staged columns {taken[fold(name)]!r} and {source!r} would both become {fold(name)!r}; "
-                "rename one under [columns], or exclude it at the source"
-            )
-        taken[fold(name)] = source
-    return names
 
 
 def declared(field: pa.Field, name: str, place: str) -> str:

@@ -9,9 +9,10 @@ from typing import Any, Final
 from attrs import frozen
 
 from pipeline_core import SideError, Window
+from pipeline_core.errors import nearest
 from pipeline_core.ledger import Given
 from pipeline_snowflake.names import quoted
-from pipeline_snowflake.table import Column, Table, column_of, nearest
+from pipeline_snowflake.table import Column, Table, column_of
 from pipeline_snowflake.timestamps import Clause, Timestamps
 
 #: Which kinds of column may hold a value of a type: others would be converted before they are compared.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
+from collections.abc import Iterable
 from typing import Final
 
 from attrs import frozen
 
 from pipeline_core import SideError
+from pipeline_core.errors import nearest
 from pipeline_snowflake.names import fold, quoted
 from pipeline_snowflake.session import Session
 
@@ -85,12 +85,3 @@ def column_of(name: str, columns: Iterable[Column]) -> Column | None:
     """The column of exactly that name; else the one that Snowflake means by it without quotes."""
     known = {each.name: each for each in columns}
     return known.get(name) or known.get(fold(name))
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Words for the end of a message: the known names nearest to `name`."""
-    if not known:
-        return "there is none"
-    spelled = {each.casefold(): each for each in known}
-    near = get_close_matches(name.casefold(), spelled, n=3, cutoff=0.5) or sorted(spelled)[:3]
-    return "nearest: " + ", ".join(repr(spelled[each]) for each in near)

@@ -29,15 +29,17 @@ from pipeline_core import (
     TransientError,
     Window,
 )
+from pipeline_core.contracts import target_names
+from pipeline_core.errors import nearest
 from pipeline_core.ledger import Adoption, Entry, scope_of, scope_text
 from pipeline_sql.ddl import add_column, create_index, create_table, printed
 from pipeline_sql.engines.default import Engine
 from pipeline_sql.extraction import Extraction
-from pipeline_sql.loading import Loading, declared, plan, target_names
+from pipeline_sql.loading import Loading, declared, plan
 from pipeline_sql.publication import Scratch, SqlPublication
 from pipeline_sql.scope import condition, resolved
 from pipeline_sql.side import Side
-from pipeline_sql.tables import Column, Table, named_column, nearest, split
+from pipeline_sql.tables import Column, Table, named_column, split
 from pipeline_sql.target_ledger import TargetLedger
 
 if TYPE_CHECKING:
@@ -312,7 +314,7 @@ class SqlConnector(Source, Target):
     def _prepare(self, schema: pa.Schema, load: Load) -> tuple[Side, Loading]:
         """The table, made if it is missing, and where each staged column goes. Nothing is locked afterwards."""
         engine = self._engine
-        names = target_names(schema, load.columns, engine.fold, self._place)
+        names = target_names(schema.names, load.columns, self._place, engine.fold)
         with engine.reading() as connection:
             side = self._side_of(connection)
             self._ledger_ready = self._ledger_ready or self._ledger.ready(connection)
@@ -373,7 +375,7 @@ class SqlConnector(Source, Target):
 
     def ddl(self, rows: Batch, columns: Mapping[str, str]) -> Sequence[str]:
         schema = pa.RecordBatchReader.from_stream(rows).schema
-        names = target_names(schema, columns, self._engine.fold, self._place)
+        names = target_names(schema.names, columns, self._place, self._engine.fold)
         with self._engine.reading() as connection:
             statements = self._missing(connection, schema, names)
             if self._engine.table(connection, self._schema, self._name) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -10,37 +10,17 @@ from attrs import frozen
 from pyarrow import types as pt
 
 from pipeline_core import PermanentError, Window
+from pipeline_core.errors import nearest
 from pipeline_sql.engines.default import Engine
 from pipeline_sql.extraction import checked
 from pipeline_sql.scope import check_staged
 from pipeline_sql.side import Side
-from pipeline_sql.tables import Column, Rows, Table, nearest
+from pipeline_sql.tables import Column, Rows, Table
 from pipeline_sql.timestamps import Timestamps, truncated
 from pipeline_sql.types import MISFIT, Types
 
 # Python objects are many times as large as the same values in Arrow: only few rows are both at one time.
 _WRITTEN_ROWS = 2_000
-Fold = Callable[[str], str]
-
-
-def target_names(schema: pa.Schema, renames: Mapping[str, str], fold: Fold, place: str) -> list[str]:
-    """The target's name for each staged column, in order. Raises PermanentError for a rename of nothing, or a clash."""
-    for source in renames:
-        if source not in schema.names:
-            raise PermanentError(
-                f"{place}: [columns] renames {source!r}, but the staged rows hold no such column "
-                f"({nearest(source, schema.names)}); correct the name"
-            )
-    names = [renames.get(name, name) for name in schema.names]
-    taken: dict[str, str] = {}
-    for source, name in zip(schema.names, names, strict=True):
-        if fold(name) in taken:
-            raise PermanentError(
-                f"{place}: the staged columns {taken[fold(name)]!r} and {source!r} would both become {name!r}; "
-                "rename one under [columns], or exclude it at the source"
-            )
-        taken[fold(name)] = source
-    return names
 
 
 def declared(field: pa.Field, name: str, engine: Engine, place: str) -> Column:

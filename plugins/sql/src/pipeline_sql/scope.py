@@ -11,10 +11,11 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 
 from pipeline_core import PermanentError, SideError
+from pipeline_core.errors import nearest
 from pipeline_core.ledger import Given
 from pipeline_sql.engines.default import Engine
 from pipeline_sql.kinds import kind, unpacked
-from pipeline_sql.tables import Table, nearest
+from pipeline_sql.tables import Table
 
 #: Which kinds of column may hold a value of a type: others would compare in ways that differ between databases.
 _HELD_BY: Final[dict[type, set[str]]] = {

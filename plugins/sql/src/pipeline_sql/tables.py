@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import sqlalchemy as sa
@@ -62,12 +61,3 @@ def split(name: str) -> tuple[str | None, str]:
     """`schema.table` or `table`. Only the first dot parts, so a name that holds one itself needs its schema."""
     first, dot, rest = name.partition(".")
     return (first, rest) if dot else (None, first)
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """Words for the end of a message: the known names nearest to `name`."""
-    if not known:
-        return "there is none"
-    spelled = {each.casefold(): each for each in known}
-    near = get_close_matches(name.casefold(), spelled, n=3, cutoff=0.5) or sorted(spelled)[:3]
-    return "nearest: " + ", ".join(repr(spelled[each]) for each in near)
