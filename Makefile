@@ -76,7 +76,7 @@ wheels: setup ## every distribution, built into dist/
 	for d in $(DISTRIBUTIONS); do $(BIN)/python -m build --quiet --wheel --no-isolation --outdir dist $$d || exit 1; done
 
 requirements: setup ## pin the environments again
-	cd requirements && $(COMPILE) -o dev.txt dev.in && $(COMPILE) -o bench.txt bench.in && $(COMPILE) -o snowflake.txt snowflake.in && $(COMPILE) --no-deps -o data.txt data.in
+	cd requirements && $(COMPILE) -o dev.txt dev.in && $(COMPILE) -o bench.txt bench.in && $(COMPILE) -o snowflake.txt snowflake.in && $(COMPILE) -o snowflake-5.txt snowflake-5.in && $(COMPILE) --no-deps -o data.txt data.in
 
 clean: ## what was built and cached; records and staged files are left
 	rm -rf $(VENV) .venv-* dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

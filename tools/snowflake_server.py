@@ -1,7 +1,7 @@
 """The stand-in for Snowflake in tests and benchmarks: a process of its own on a private port of this machine.
 
-fakesnow does not import beside the connector of today, so it lives in an environment of its own, made once from
-requirements/snowflake.txt in the cache outside the repository. docs/reference/snowflake.md lists what it cannot show.
+fakesnow does not import beside 5.x of the connector, so each lives in an environment of its own, made once from its
+pins in the cache outside the repository. docs/reference/snowflake.md lists what the stand-in cannot show.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PINNED = ROOT / "requirements/snowflake.txt"
+SERVER = ROOT / "requirements/snowflake.txt"
+CONNECTOR_5 = ROOT / "requirements/snowflake-5.txt"
 STANDIN = Path(__file__).with_name("snowflake_standin.py")
 PATIENCE_S = 60
 
@@ -30,9 +31,9 @@ class Unavailable(Exception):  # noqa: N818 - it says what is missing, and is no
     """This machine cannot have the stand-in; the message says what it lacks."""
 
 
-def environment() -> Path:
-    """The stand-in's Python, installed once for each state of its pins. Raises Unavailable where that fails."""
-    digest = hashlib.sha256(PINNED.read_bytes() + sys.version.encode()).hexdigest()[:16]
+def environment(pins: Path = SERVER) -> Path:
+    """A Python with what `pins` names, installed once for each state of them. Raises Unavailable where that fails."""
+    digest = hashlib.sha256(pins.read_bytes() + sys.version.encode()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "windowed-pipeline" / "servers"
     folder = cache / f"snowflake-{digest}"
     if not folder.exists():
@@ -40,11 +41,11 @@ def environment() -> Path:
         # A name of its own, so that two at once do not write into each other; no file in it says where it lies.
         part = cache / f"part-{os.getpid()}"
         venv.create(part, with_pip=True, clear=True)
-        command = [part / "bin/python", "-m", "pip", "install", "--quiet", "--require-hashes", "-r", PINNED]
+        command = [part / "bin/python", "-m", "pip", "install", "--quiet", "--require-hashes", "-r", pins]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             shutil.rmtree(part)
-            raise Unavailable(f"the stand-in for Snowflake cannot be installed:\n{done.stdout}{done.stderr}")
+            raise Unavailable(f"{pins.name} cannot be installed:\n{done.stdout}{done.stderr}")
         try:
             part.rename(folder)
         except OSError:  # another process was first
@@ -70,7 +71,8 @@ class Server:
     def start(self) -> None:
         """Starts it with the tables it had, and waits until it answers."""
         with (self._folder / "log").open("ab") as log:
-            command = [self._python, STANDIN, str(self.port), self._folder]
+            # -E: what another Python is to find first, as in the tests of 5.x, is not for this one.
+            command = [self._python, "-E", STANDIN, str(self.port), self._folder]
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, env={**os.environ, "TMPDIR": str(self._folder)}
             )
