@@ -7,6 +7,8 @@ PLUGINS := sql objects es_source duckdb snowflake_target
 DISTRIBUTIONS := . $(addprefix plugins/,$(PLUGINS))
 STAMP  := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
+# A worker that dies ends the run: restarted, pytest-xdist would wait for ever for what it had held.
+WORKERS := -n 2 --dist loadgroup --max-worker-restart=0
 COMPILE := ../$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
 .PHONY: help setup demo test test-snowflake test-long test-pythons lint types docs bench promises wheels requirements clean
@@ -28,13 +30,13 @@ demo: setup ## the main job on real flights: run, run again, damage, check, heal
 	$(BIN)/python examples/flights/demo.py
 
 test: setup ## the tests; servers that this machine cannot have are skipped with a reason
-	$(PYTEST) -n 2 --dist loadgroup
+	$(PYTEST) $(WORKERS)
 
 test-snowflake: setup ## the Snowflake plugin against a real account, which SNOWFLAKE_ACCOUNT, _USER, _PASSWORD … name
 	PIPELINE_SNOWFLAKE=1 $(PYTEST) $(addprefix plugins/snowflake_target/tests/test_connector,_conformance.py .py)
 
 test-long: setup ## the longer profile: every zone, every transition, many more kills
-	PIPELINE_LONG=1 $(PYTEST) -n 2 --dist loadgroup
+	PIPELINE_LONG=1 $(PYTEST) $(WORKERS)
 
 test-pythons: setup ## unit and property tests on every Python from 3.11 that the machine has
 	$(BIN)/python tools/pythons.py
