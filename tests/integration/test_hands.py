@@ -84,6 +84,19 @@ def test_reload_moves_rows_though_the_counts_agree(any_world: Any) -> None:
     world.assert_whole()
 
 
+def test_a_reload_reads_the_source_again(world: Any) -> None:
+    """What an attempt before it has staged is not loaded, though it holds as many rows."""
+    with world.pipeline() as pipeline:
+        record = tasks.store_new_and_pass_valid_record(world.config(), now=NOW)["record"]
+        assert tasks.extract_source_data(world.config(), record)["rows"] > 0
+        tasks.release_record(world.config(), record)
+        assert world.staged() != []
+        world.query("source", "update events set note = 'corrected'")
+        pipeline.reload(start="2013-03-10", reason="corrected")
+        assert pipeline.run(now=NOW).windows == {"loaded": 6}
+    world.assert_whole()
+
+
 def test_only_a_reload_that_accepts_it_shrinks_a_window(any_world: Any) -> None:
     """A reload alone is held to the evidence; the way through is named, and gone once the window is done."""
     world = any_world

@@ -176,6 +176,22 @@ def test_a_source_that_moved_sends_the_window_back(world) -> None:
     assert world.rows("target") == world.rows("source")
 
 
+def test_what_is_loaded_is_what_the_last_extraction_gave(world) -> None:
+    """A source that grew and shrank again between attempts: of the files that these left, no other ones are loaded."""
+    config = owners(world, run={"backoff_s": 0.0})
+    rows = []
+    for change in ([], [5], []):
+        world.query("source", "delete from events where id >= 50000")
+        world.insert(change, first_id=50_000)
+        record = tasks.store_new_and_pass_valid_record(config, now="2013-03-12")["record"]
+        rows.append(tasks.extract_source_data(config, record)["rows"])
+        if len(rows) < 3:
+            tasks.release_record(config, record)
+    assert rows[0] == rows[2] == rows[1] - 1
+    assert tasks.load_staged_data(config, record)["rows"] == rows[2]
+    assert tasks.audit_and_clean_up(config, record)["outcome"] == "loaded"
+
+
 def test_loading_what_was_never_staged_is_an_error(world) -> None:
     """With the task to call named."""
     config, record = claimed(world)

@@ -33,10 +33,13 @@ def place(settings: ObjectStageSettings) -> Any:
         (504, ""),
         (429, "TooManyRequests"),
         (408, "RequestTimeout"),
+        (400, "RequestTimeout"),
+        (400, "IncompleteBody"),
+        (400, "BadDigest"),
     ],
 )
 def test_a_service_that_cannot_keep_up_is_waited_for(service: Any, status: int, code: str) -> None:
-    """Throttled, or broken on its side: no other window would fare better."""
+    """Throttled, broken on its side, or on the way there: no other window would fare better."""
     service.answer = lambda method, path: (status, error(code) if code else b"<html>proxy</html>", {})
     with pytest.raises(TransientError, match=rf"s3://a-bucket/stage.*status {status} ?{code}") as raised:
         place(service.settings()).get(NAME)

@@ -716,7 +716,9 @@ def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], words:
     assert "hush" not in str(raised.value)
 
 
-@pytest.mark.parametrize("url", ["s3://key:hush@bucket/x", "//key:hush@host/x", "key:hush@host", "file://key:hush@h/x"])
+@pytest.mark.parametrize(
+    "url", ["s3://key:hush@bucket/x", "//key:hush@host/x", "key:hush@host", "file://key:hush@h/x", "s3://b/x?key=hush"]
+)
 def test_a_refused_url_keeps_its_password(url: str) -> None:
     """Nobody can tell what stands before an @."""
     with pytest.raises(ConfigError) as raised:

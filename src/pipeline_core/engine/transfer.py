@@ -34,12 +34,16 @@ def _window_and_fence(key: str) -> tuple[Window, int] | None:
 
 
 def reuse(parts: Parts, claim: Claim, source_rows: int) -> Staged | None:
-    """The newest files that an earlier attempt left, if they still hold what the source counts now."""
-    found = parts.stage.find(prefix(parts.pipeline, claim.window))
-    fit = [s for s in found if s.rows == source_rows and dict(s.identity) == parts.source_identity()]
-    staged = max(fit, key=lambda s: s.fence, default=None)
-    if staged:
-        parts.report.tell("staged", claim.window, rows=staged.rows, reused=True)
+    """The newest files that an earlier attempt left, if they still hold what the source counts now.
+
+    None where a person asked for the window again: what that is about may be the values, which no count sees.
+    """
+    staged = latest(parts, claim)
+    if staged is None or staged.rows != source_rows or dict(staged.identity) != parts.source_identity():
+        return None
+    if claim.record.asked is not None:
+        return None
+    parts.report.tell("staged", claim.window, rows=staged.rows, reused=True)
     return staged
 
 

@@ -23,6 +23,9 @@ _CAUSE = re.compile(r'"([^"]+)"')
 _MACHINE = re.compile(r"/latest/(api/token|meta-data)|/metadata/identity|/computeMetadata/|169\.254\.")
 _UNTRUSTED = re.compile(r"certificate|InvalidContentType|UnknownIssuer|HandshakeFailure", re.IGNORECASE)
 _NO_BUCKET = {"NoSuchBucket", "ContainerNotFound", "InvalidBucketName"}
+#: S3 says 400 also of a body that came too slowly, in part or damaged:
+#: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+_ON_THE_WAY = {"BadDigest", "IncompleteBody", "RequestTimeout", "XAmzContentSHA256Mismatch"}
 #: Of a request to delete many, each refusal has its code alone.
 _STATUS_OF = {"AccessDenied": 403, "InternalError": 500, "SlowDown": 503, "ServiceUnavailable": 503}
 _REMEDIES = {
@@ -73,7 +76,7 @@ def _refused(status: int, code: str, found: str) -> PipelineError:
         return SideError(f"{found}; {_REMEDIES[code]}")
     if status in {401, 403} or code == "ExpiredToken":
         return SideError(f"{found}; {_CREDENTIALS}")
-    if status in {408, 429} or (status >= 500 and status != 501):
+    if status in {408, 429} or code in _ON_THE_WAY or (status >= 500 and status != 501):
         return TransientError(f"{found}; see why the service cannot keep up, if this stays", side_down=True)
     if status in {404, 409}:
         return TransientError(f"{found}; somebody changed it meanwhile; the window will be extracted again")

@@ -131,7 +131,8 @@ def bucket_of(url: str) -> tuple[str, str]:
     if "@" in parts.netloc:
         raise ConfigError("stage.url: found something before an @; expected stage.credentials to hold it")
     if parts.query or parts.fragment:
-        raise ConfigError(f"stage.url: found {url!r}; write ? as %3F and # as %23")
+        # Not what follows it: somebody may have put credentials there.
+        raise ConfigError(f"stage.url: found a ? or # after {parts.path!r}; write ? as %3F and # as %23")
     prefix = unquote(parts.path).strip("/")
     if not parts.netloc or any(part in {"", ".", ".."} for part in prefix.split("/") if prefix):
         raise ConfigError(f"stage.url: found {url!r}, expected a bucket and perhaps a prefix: s3://bucket/stage")
