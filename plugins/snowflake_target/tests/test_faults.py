@@ -59,6 +59,40 @@ def test_a_server_that_is_not_there_is_down(account: Any) -> None:
     assert error.value.side_down
 
 
+def test_a_failed_upload_leaves_nothing(
+    account: Any, load: MakeLoad, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither rows nor files in the session, nor files here; a full disk is one of the ways to fail, and heals."""
+    monkeypatch.setattr("pipeline_snowflake.uploading._FILE_BYTES", 1)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    table = account.name()
+    before = account.sessions()
+
+    def filling_the_disk() -> Iterator[pa.Table]:
+        yield ROWS
+        (folder,) = tmp_path.iterdir()
+        (folder / "part1.parquet").symlink_to("/dev/full")
+        yield ROWS
+
+    def stopped() -> Iterator[pa.Table]:
+        yield ROWS
+        raise KeyboardInterrupt
+
+    fails = {TransientError: filling_the_disk, KeyboardInterrupt: stopped}
+    with account.side(table, create=True) as side:
+        for fence, (kind, read) in enumerate(fails.items(), 1):
+            begun = len(account.sent())
+            with pytest.raises(kind) as error:
+                side.upload(load(NOON, ROWS, fence=fence, read=read))
+            assert any(each["sql"].startswith("PUT") for each in account.sent(begun)), "a file was there"
+            left = [each for each in account.sessions() if each not in before and not each.startswith("session")]
+            assert left == []
+            assert list(tmp_path.iterdir()) == []
+            if kind is TransientError:
+                assert error.value.side_down
+                assert "TMPDIR" in str(error.value)
+
+
 # 4.x tells of a server that is gone in a thread of its own, too.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_server_that_dies_during_an_upload(own: Any, account: Any, load: MakeLoad, publish: Publish) -> None:
