@@ -87,7 +87,7 @@ class Account:
         return list(self._server.sent(since))
 
     def sessions(self) -> list[str]:
-        """The sessions that are open, as far as that can be seen."""
+        """The sessions that are open, their temporary tables and the files in stages, as far as that can be seen."""
         return [] if self._server is None else list(self._server.sessions())
 
 

@@ -15,9 +15,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from attrs import evolve
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from snowflake.connector import __version__, errors
 
-from pipeline_core import ExtractRequest, Load, PermanentError, Secret, SideError, TransientError, Window
+from pipeline_core import Context, ExtractRequest, Load, PermanentError, Secret, SideError, TransientError, Window
 from pipeline_snowflake.connector import SnowflakeConnector
 from pipeline_snowflake.faults import meaning
 
@@ -54,6 +57,40 @@ def test_a_server_that_is_not_there_is_down(account: Any) -> None:
     with account.side(account.name(), port=port, login_timeout_s=1) as side, pytest.raises(TransientError) as error:
         side.count(NOON)
     assert error.value.side_down
+
+
+def test_a_failed_upload_leaves_nothing(
+    account: Any, load: MakeLoad, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither rows nor files in the session, nor files here; a full disk is one of the ways to fail, and heals."""
+    monkeypatch.setattr("pipeline_snowflake.uploading._FILE_BYTES", 1)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    table = account.name()
+    before = account.sessions()
+
+    def filling_the_disk() -> Iterator[pa.Table]:
+        yield ROWS
+        (folder,) = tmp_path.iterdir()
+        (folder / "part1.parquet").symlink_to("/dev/full")
+        yield ROWS
+
+    def stopped() -> Iterator[pa.Table]:
+        yield ROWS
+        raise KeyboardInterrupt
+
+    fails = {TransientError: filling_the_disk, KeyboardInterrupt: stopped}
+    with account.side(table, create=True) as side:
+        for fence, (kind, read) in enumerate(fails.items(), 1):
+            begun = len(account.sent())
+            with pytest.raises(kind) as error:
+                side.upload(load(NOON, ROWS, fence=fence, read=read))
+            assert any(each["sql"].startswith("PUT") for each in account.sent(begun)), "a file was there"
+            left = [each for each in account.sessions() if each not in before and not each.startswith("session")]
+            assert left == []
+            assert list(tmp_path.iterdir()) == []
+            if kind is TransientError:
+                assert error.value.side_down
+                assert "TMPDIR" in str(error.value)
 
 
 # 4.x tells of a server that is gone in a thread of its own, too.
@@ -300,6 +337,23 @@ def test_a_refusal_to_sign_in_needs_a_person(front: Any, account: Any, code: str
     front.answer = lambda *_: (code, b"") if isinstance(code, int) else (200, json.dumps(refusal).encode())
     with account.side(account.name(), port=front.server_port) as side, pytest.raises(SideError, match="correct"):
         side.count(NOON)
+
+
+@pytest.mark.parametrize("broken", ["missing", "no key", "no password", "another password"])
+def test_a_key_that_does_not_sign_in_needs_a_person(account: Any, tmp_path: Path, broken: str) -> None:
+    """Before the server is asked, without the key and what opens it."""
+    file = tmp_path / "key.p8"
+    key = rsa.generate_private_key(65537, 2048)
+    lock = serialization.BestAvailableEncryption(b"geheim-right")
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, lock)
+    if broken != "missing":
+        file.write_bytes(b"geheim-text" if broken == "no key" else pem)
+    password = Secret("geheim-wrong") if broken == "another password" else None
+    key_pair = {"password": None, "private_key_file": str(file), "private_key_file_pwd": password}
+    settings = evolve(account.settings(account.name()), **key_pair)
+    with settings.open(Context("flights")) as side, pytest.raises(SideError, match=r"private_key|signs in") as error:
+        side.count(NOON)
+    assert "geheim" not in str(error.value) + repr(error.value.__context__ or "")
 
 
 FORKED = """

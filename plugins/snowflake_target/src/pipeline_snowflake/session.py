@@ -182,8 +182,21 @@ class Session:
     def _open(self) -> SnowflakeConnection:
         self._refuse_in_a_fork()
         if self._connection is None:
-            self._connection = snowflake.connector.connect(**self._options())
+            self._connection = self._connect()
         return self._connection
+
+    def _connect(self) -> SnowflakeConnection:
+        try:
+            return snowflake.connector.connect(**self._options())
+        except faults.RAISED:
+            raise
+        except (OSError, TypeError, ValueError) as error:
+            # 4.x lets through what is wrong with a key. Of its text only the system's own words are sure to quote none.
+            why = (isinstance(error, OSError) and error.strerror) or type(error).__name__
+            raise SideError(
+                f"{self.place}: cannot sign in: {why}; see that private_key_file is there, holds a private key, and is "
+                "opened by private_key_file_pwd"
+            ) from None
 
     def _refuse_in_a_fork(self) -> None:
         if faults.MAJOR >= 5 and os.getpid() != _IMPORTED_BY:
