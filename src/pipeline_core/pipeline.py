@@ -289,7 +289,8 @@ class Pipeline:
 
     def doctor(self) -> list[Finding]:
         """Tries each part; of each at least one finding, without a problem where all is well."""
-        return [finding for name in ("store", "source", "target", "stage") for finding in self._examine(name)]
+        found = [finding for name in ("store", "source", "target", "stage") for finding in self._examine(name)]
+        return found if any(finding.problem for finding in found) else [*found, *self._together()]
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
@@ -337,6 +338,7 @@ class Pipeline:
             policy=config.policy,
             now_us=now_us,
             identity=parts.identity(),
+            made_name=None if config.named else config.name,
             begin_us=config.begin_us,
             end_us=config.end_us,
             target_zone=parts.target.naive_timezone,
@@ -458,6 +460,14 @@ class Pipeline:
                 return found or [Finding(name, problem="", remedy="")]
         except Exception as error:  # noqa: BLE001 - whatever a plugin raises is what was asked for here
             return [Finding(name, redact(f"{type(error).__name__}: {error}"), "see the message")]
+
+    def _together(self) -> list[Finding]:
+        """Why the parts do not go together, each of which is well by itself."""
+        try:
+            with self.parts():
+                return []
+        except Exception as error:  # noqa: BLE001 - as above
+            return [Finding("target", redact(f"{type(error).__name__}: {error}"), "see the message")]
 
     def within(self, start: When, end: When) -> Window | None:
         """The span that `start` and `end` limit to; open ends reach from `begin` to now. None without either."""

@@ -409,7 +409,7 @@ def test_plugins_needs_no_configuration(shell: Shell) -> None:
 
 
 def test_a_run_from_elsewhere_finds_the_same_records(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As cron does it: what was verified is known, nothing is counted anew, and no store is made where it was started."""
+    """As cron does it: what was verified is known, and no store is made where it was started."""
     shell.configure(store=None, stage=None)
     assert shell("run").code == 0
     before = shell.world.rows("target")
@@ -421,6 +421,21 @@ def test_a_run_from_elsewhere_finds_the_same_records(shell: Shell, monkeypatch: 
     assert shell("-c", "../pipeline.toml", "status", "--json").json["counts"]["done"] == 6
     assert shell.world.rows("target") == before
     assert list(elsewhere.iterdir()) == []
+
+
+def test_two_files_without_a_name_in_one_folder(shell: Shell) -> None:
+    """The second one is told that the first has the name; given one of its own it works, and harms no record."""
+    shell.world.query("source", "create table visits as select * from events where id > 5")
+    shell.world.query("source", "create index visits_ts on visits (ts)")
+    visits = {side: shell.world.config()[side] | {"table": "visits"} for side in ("source", "target")}
+    shell.configure(name=None, store=None)
+    shell.configure("visits.toml", name=None, store=None, **visits)
+    assert shell("run").code == 0
+    refused = shell("-c", "visits.toml", "run")
+    assert (refused.code, "another pipeline seems to use this name" in " ".join(refused.err.split())) == (2, True)
+    shell.configure("visits.toml", name="visits", store=None, **visits)
+    assert shell("-c", "visits.toml", "run").code == 0
+    assert shell("run", "--json").json["windows"] == {}
 
 
 # --- init ------------------------------------------------------------------------------------------------------------
