@@ -101,7 +101,7 @@ class Server:
         return self._asked(f"statements?since={since}")
 
     def sessions(self) -> list[str]:
-        """The sessions that are open."""
+        """The sessions that are open, with their temporary tables and the files in stages."""
         return self._asked("sessions")
 
     def _asked(self, what: str) -> list[Any]:

@@ -4,8 +4,8 @@ Run by `snowflake_server.py`, with the Python of an environment of its own. What
 does it and fakesnow does not: a wrong password is refused; ALTER SESSION is accepted; a failed statement is a SQL
 error, not a status 500 that drivers repeat; DDL commits the open transaction; UPDATE, DELETE and MERGE lock their table
 until the transaction ends, and others wait (an idle holder in the way is rolled back: there after five minutes, here
-after `IDLE_S`); CURRENT_TRANSACTION(); PUT and COPY with the quotes and commas that other programs write. `/statements`
-gives the texts that each session has sent.
+after `IDLE_S`); CURRENT_TRANSACTION(); PUT and COPY with the quotes and commas that other programs write; REMOVE.
+`/statements` gives the texts that each session has sent, `/sessions` what is open and lies about.
 
 What it forgives: any database and schema, which it makes; missing privileges; a second statement of a transaction sees
 what the first saw; it keeps no length of text, no nanoseconds and no zone of a value; it knows no warehouse, query
@@ -19,9 +19,11 @@ import contextlib
 import gzip
 import json
 import re
+import shutil
 import sys
 import time
 import uuid
+from pathlib import Path
 from string import Template
 from typing import Any
 
@@ -32,6 +34,7 @@ from fakesnow import copy_into, cursor, info_schema
 from fakesnow.cursor import FakeSnowflakeCursor
 from fakesnow.instance import FakeSnow
 from fakesnow.transforms import transforms
+from fakesnow.transforms.stage import LOCAL_BUCKET_PATH, internal_dir
 from snowflake.connector import errors
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -61,6 +64,7 @@ _SCRATCH = re.compile(r'(?<![@.])(?<!STAGE )(?:"(?:[^"]|"")+"\.){2}(?="PIPELINE_
 _PUT_STAGE = re.compile(r"(\bPUT\s+'(?:[^']|'')*'\s+)'(@[^']*)'", re.IGNORECASE)
 _MATCHING = re.compile(r"(\bMATCH_BY_COLUMN_NAME\s*=\s*)'(\w+)'", re.IGNORECASE)
 _OPTIONS = re.compile(r"\bFILE_FORMAT\s*=\s*\([^()]*\)", re.IGNORECASE)
+_REMOVING = re.compile(r'\s*REMOVE\s+@"([^"]+)"\."([^"]+)"\."([^"]+)"/(\S+)', re.IGNORECASE)
 _NO_RESULT = "SELECT 'Statement executed successfully.' AS status"
 
 
@@ -135,7 +139,9 @@ async def query(request: Request) -> JSONResponse:
     sql = str(body["sqlText"])
     if not body.get("describeOnly"):
         statements.append({"session": session.id, "sql": sql, "transaction": session.transaction})
-    if _SESSION.match(sql):
+    if removing := _REMOVING.match(sql):
+        shutil.rmtree(internal_dir(".".join(removing.group(1, 2, 3)), removing[4]), ignore_errors=True)
+    if removing or _SESSION.match(sql):
         return await fake.query_request(with_body(request, {**body, "sqlText": _NO_RESULT, "bindings": None}))
     blocked = await begun(token, session, sql)
     if blocked is not None:
@@ -234,9 +240,20 @@ async def sent(request: Request) -> JSONResponse:
 
 
 async def opened(request: Request) -> JSONResponse:
-    """The sessions that are open."""
+    """The sessions that are open, their temporary tables, and the files that lie in any stage."""
     del request
-    return JSONResponse([f"session {session.id}" for session in sessions.values()])
+    tables = [name for token in list(sessions) for name in await temporary(token)]
+    files = [file for file in Path(LOCAL_BUCKET_PATH).rglob("*") if file.is_file()]
+    listed = [f"temporary table {name}" for name in tables] + [f"staged file {file}" for file in files]
+    return JSONResponse([*(f"session {session.id}" for session in sessions.values()), *listed])
+
+
+async def temporary(token: str) -> list[str]:
+    """The temporary tables of a session."""
+    listed = "SELECT table_name FROM duckdb_tables() WHERE temporary"
+    async with sessions[token].busy:
+        connection = fake.sessions.get(token)
+        return [] if connection is None else [name for (name,) in connection._duck_conn.execute(listed).fetchall()]
 
 
 def execute(self: FakeSnowflakeCursor, *given: Any, **named: Any) -> None:

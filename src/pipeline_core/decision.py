@@ -45,8 +45,8 @@ def decide(counts: Counts, *, reload: bool = False) -> Decision:
 def shrinks(source: int, target: int, verified_rows: int | None) -> bool:
     """Whether a load of `source` rows would silently shrink the window.
 
-    It would where they are fewer than were last verified of this source (`verified_rows`; None: it never was), or none
-    where nothing was verified and the target holds some.
+    It would where they are fewer than were last verified of it (`verified_rows`; None: it never was), or none where
+    nothing was verified and the target holds some.
     """
     if verified_rows is None:
         return source == 0 and target > 0

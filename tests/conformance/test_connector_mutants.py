@@ -499,6 +499,17 @@ class DiscardsNothing(MemoryConnector):
         pass
 
 
+class LeavesHalfAnUpload(MemoryConnector):
+    """What a failed one has brought stays until the connector is closed."""
+
+    def upload(self, load: Load) -> None:
+        try:
+            super().upload(load)
+        except OSError:
+            self.table.scratch += 1
+            raise
+
+
 class SwallowsTheStagesError(MemoryConnector):
     """Half of the rows pass for all of them."""
 
@@ -831,6 +842,7 @@ TABLE = [
     Mutant("scratch", DiscardsHigherFences, "test_discard_drops_scratch_of_its_fence_and_lower_ones"),
     Mutant("scratch", DiscardsNothing, "test_discard_drops_scratch_of_its_fence_and_lower_ones"),
     Mutant("scratch", SwallowsTheStagesError, "test_a_failing_stage_keeps_its_error"),
+    Mutant("scratch", LeavesHalfAnUpload, "test_a_failing_stage_keeps_its_error"),
     Mutant("clean exits", LeavesScratch, "test_leaving_the_side_releases_everything"),
     Mutant("clean exits", LeavesItsSession, "test_leaving_the_side_releases_everything"),
     Mutant("clean exits", HoldsTheLockAfterAFailure, "test_leaving_the_side_releases_everything"),

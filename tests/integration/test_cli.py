@@ -455,11 +455,29 @@ def test_plugins_needs_no_configuration(shell: Shell) -> None:
     assert "only installed plugins are shown" in shell("plugins").err
 
 
+def test_a_run_from_elsewhere_finds_the_same_records(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As cron does it: what was verified is known, nothing is counted anew, and no store is made where it was started."""
+    shell.configure(store=None, stage=None)
+    assert shell("run").code == 0
+    before = shell.world.rows("target")
+    shell.world.query("source", "delete from events where id % 2 = 0")
+    elsewhere = shell.folder / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert shell("-c", "../pipeline.toml", "run", "--json").json["windows"] == {}
+    assert shell("-c", "../pipeline.toml", "status", "--json").json["counts"]["done"] == 6
+    assert shell.world.rows("target") == before
+    assert list(elsewhere.iterdir()) == []
+
+
 # --- init ------------------------------------------------------------------------------------------------------------
 
 
-def test_init_writes_a_configuration_that_runs(shell: Shell) -> None:
-    """The file it writes is valid, explained line by line, and moves rows once there is a table to move."""
+def test_init_writes_a_configuration_that_runs(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file it writes is valid, explained line by line, and moves rows once there is a table to move.
+
+    Its records are found from any working directory.
+    """
     (shell.folder / "pipeline.toml").unlink()
     assert shell("init").code == 0
     assert shell("config", "validate").code == 0
@@ -476,6 +494,8 @@ def test_init_writes_a_configuration_that_runs(shell: Shell) -> None:
     connection.close()
     assert shell("run", "--json").json["windows"] == {"loaded": 2}
     assert shell.world.query("target", "select id from events order by id") == [(1,), (2,)]
+    monkeypatch.chdir("/")
+    assert shell("-c", str(shell.folder / "pipeline.toml"), "status", "--json").json["counts"]["done"] == 2
 
 
 def test_init_never_overwrites_without_force(shell: Shell) -> None:

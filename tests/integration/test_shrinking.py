@@ -203,15 +203,38 @@ def test_other_columns_are_no_other_source(any_world: Any) -> None:
     assert world.rows("target") == before
 
 
-def test_another_source_has_no_evidence_of_its_own_yet(any_world: Any) -> None:
-    """Repointed to a table with fewer rows, the target follows, but never into a window without any."""
+def test_what_was_verified_of_another_source_is_evidence_too(any_world: Any) -> None:
+    """The source under another name, with fewer rows: nothing is replaced before a person accepts what there is."""
     world = any_world
     world.run()
-    before = len(world.rows("target"))
+    before = world.rows("target")
     world.query("source", f"create table fewer as select * from events where not ({FIRST}) and id <> 90")
-    source = world.config()["source"] | {"table": "fewer"}
-    assert world.run(source=source)["windows"] == {"already processed": 4, "loaded": 1, "quarantined": 1}
-    assert len(world.rows("target")) == before - 1
+    moved = {"source": world.config()["source"] | {"table": "fewer"}}
+    assert world.run(**moved)["windows"] == {"already processed": 4, "quarantined": 2}
+    assert world.rows("target") == before
+    with world.pipeline(**moved) as pipeline:
+        empty, fewer = pipeline.status().quarantined
+        for record in (empty, fewer):
+            rows = record.evidence["shrank"]
+            assert rows["source"] < rows["verified"] == rows["target"] == record.verified_rows
+            assert f"{rows['verified']} were verified before under another identity" in record.reason
+            assert "source.table: 'events', now 'fewer'" in record.reason
+        pipeline.reload(window=fewer.window, reason="checked", accept_shrink=True)
+    assert world.run(**moved)["windows"] == {"loaded": 1}
+    assert len(world.rows("target")) == len(before) - 1
+
+
+def test_that_other_sides_held_none_is_no_evidence(any_world: Any) -> None:
+    """A window verified as empty, then the source under another name: rows that somebody put there meanwhile stay."""
+    world = any_world
+    purge(world)
+    world.run()
+    world.query("target", "insert into events (id, ts) values (77777, '2013-03-10 05:30:00')")
+    world.query("source", "create table same as select * from events")
+    moved = world.config()["source"] | {"table": "same"}
+    assert world.run(source=moved)["windows"] == {"already processed": 5, "quarantined": 1}
+    assert (77777,) in world.query("target", "select id from events")
+    assert quarantined(world).evidence["shrank"] == {"source": 0, "target": 1, "verified": None}
 
 
 def test_sealed_windows_stay_as_they_are(any_world: Any) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
+from threading import Thread
 from typing import Any
 from uuid import uuid4
 
@@ -82,7 +87,7 @@ class Account:
         return list(self._server.sent(since))
 
     def sessions(self) -> list[str]:
-        """The sessions that are open, as far as that can be seen."""
+        """The sessions that are open, their temporary tables and the files in stages, as far as that can be seen."""
         return [] if self._server is None else list(self._server.sessions())
 
 
@@ -108,3 +113,56 @@ def named_in_the_environment() -> dict[str, Any]:
     found = {name: os.environ.get(f"SNOWFLAKE_{name.upper()}") for name in (*needed, *optional)}
     given: dict[str, Any] = {name: value for name, value in found.items() if value is not None}
     return given | ({"port": int(given["port"])} if "port" in given else {})
+
+
+#: A status and a body.
+Answer = tuple[int, bytes]
+
+
+class Front(ThreadingHTTPServer):
+    """A proxy before a stand-in: `answer` is given a statement, or else a path, and what asks the stand-in."""
+
+    def __init__(self, behind: int) -> None:
+        super().__init__(("127.0.0.1", 0), Passing)
+        self.behind = behind
+        self.answer: Callable[[str, Callable[[], Answer]], Answer] = lambda what, ask: ask()
+
+
+class Passing(BaseHTTPRequestHandler):
+    """One connection to a Front."""
+
+    protocol_version = "HTTP/1.1"
+    server: Front
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        plain = gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
+        path = self.path.partition("?")[0]
+        what = json.loads(plain)["sqlText"] if path.endswith("query-request") else path
+
+        def ask() -> Answer:
+            with closing(HTTPConnection("127.0.0.1", self.server.behind)) as behind:
+                behind.request(self.command, self.path, body, dict(self.headers.items()))
+                found = behind.getresponse()
+                return found.status, found.read()
+
+        status, answer = self.server.answer(what, ask)
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    do_GET = do_PUT = do_HEAD = do_DELETE = do_POST  # noqa: N815 - http.server's names
+
+    def log_message(self, *given: object) -> None:
+        """Nothing: pytest shows what the tests say."""
+
+
+@pytest.fixture
+def front(snowflake_server: Any) -> Iterator[Front]:
+    """A proxy before the stand-in of all tests."""
+    with Front(snowflake_server.port) as started:
+        Thread(target=started.serve_forever, daemon=True).start()
+        yield started
+        started.shutdown()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -14,9 +15,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from attrs import evolve
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from snowflake.connector import __version__, errors
 
-from pipeline_core import Load, PermanentError, Secret, SideError, TransientError, Window
+from pipeline_core import Context, ExtractRequest, Load, PermanentError, Secret, SideError, TransientError, Window
 from pipeline_snowflake.connector import SnowflakeConnector
 from pipeline_snowflake.faults import meaning
 
@@ -53,6 +57,40 @@ def test_a_server_that_is_not_there_is_down(account: Any) -> None:
     with account.side(account.name(), port=port, login_timeout_s=1) as side, pytest.raises(TransientError) as error:
         side.count(NOON)
     assert error.value.side_down
+
+
+def test_a_failed_upload_leaves_nothing(
+    account: Any, load: MakeLoad, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither rows nor files in the session, nor files here; a full disk is one of the ways to fail, and heals."""
+    monkeypatch.setattr("pipeline_snowflake.uploading._FILE_BYTES", 1)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    table = account.name()
+    before = account.sessions()
+
+    def filling_the_disk() -> Iterator[pa.Table]:
+        yield ROWS
+        (folder,) = tmp_path.iterdir()
+        (folder / "part1.parquet").symlink_to("/dev/full")
+        yield ROWS
+
+    def stopped() -> Iterator[pa.Table]:
+        yield ROWS
+        raise KeyboardInterrupt
+
+    fails = {TransientError: filling_the_disk, KeyboardInterrupt: stopped}
+    with account.side(table, create=True) as side:
+        for fence, (kind, read) in enumerate(fails.items(), 1):
+            begun = len(account.sent())
+            with pytest.raises(kind) as error:
+                side.upload(load(NOON, ROWS, fence=fence, read=read))
+            assert any(each["sql"].startswith("PUT") for each in account.sent(begun)), "a file was there"
+            left = [each for each in account.sessions() if each not in before and not each.startswith("session")]
+            assert left == []
+            assert list(tmp_path.iterdir()) == []
+            if kind is TransientError:
+                assert error.value.side_down
+                assert "TMPDIR" in str(error.value)
 
 
 # 4.x tells of a server that is gone in a thread of its own, too.
@@ -176,9 +214,21 @@ def test_a_value_that_the_server_refuses_is_not_shown(account: Any, load: MakeLo
         (250001, "08001", TransientError, True, "cannot be reached"),
         (14, "HYT00", TransientError, True, "cannot be reached"),
         (250003, None, TransientError, True, "cannot be reached"),
-        (390189, None, TransientError, True, "cannot be reached"),
+        (580503, None, TransientError, True, "cannot be reached"),
+        (580429, None, TransientError, True, "cannot be reached"),
+        (290408, None, TransientError, True, "cannot be reached"),
+        (290403, None, TransientError, True, "cannot be reached"),
+        (290404, "08001", SideError, None, "correct account, host"),
+        (540001, "08001", SideError, None, "correct account and host"),
+        (7, None, SideError, None, "correct account, user"),
+        (251005, None, SideError, None, "correct account, user"),
+        (251012, None, TransientError, True, "cannot be reached"),
         (390100, "28000", SideError, None, "correct account, user"),
-        (390144, "08001", TransientError, True, "cannot be reached"),
+        (390101, "08001", SideError, None, "correct account, user"),
+        (390144, "28000", SideError, None, "correct account, user"),
+        (390189, "08001", SideError, None, "correct the name of the role"),
+        (390201, "08001", SideError, None, "correct the name of the database"),
+        (394400, "08001", SideError, None, "correct account, user"),
         (3001, "42501", SideError, None, "docs/reference/snowflake.md"),
         (2003, "42S02", SideError, None, "correct its name"),
         (606, "57P03", SideError, None, "name a warehouse"),
@@ -200,6 +250,110 @@ def test_errors_by_their_numbers(
     assert getattr(found, "side_down", None) is down
     assert "geheim-4711" not in str(found)
     assert "SELECT" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "number", "state", "heals"),
+    [
+        ("While putting file(s): 'https://a.example/f?sig=geheim-sas'", errors.OperationalError, 253003, None, True),
+        ("Failed to read batches from query response. Connection refused", errors.InternalError, 6, None, True),
+        ("Snowflake responded with error status: 403 Forbidden", errors.InternalError, 6, None, True),
+        ("lock poisoned", errors.InternalError, 6, None, False),
+        ("Failed to login: Authentication failed. Unspecified", errors.DatabaseError, 250001, "08001", False),
+        ("Failed to login: responded with error status: 404 Not", errors.DatabaseError, 250001, "08001", False),
+        ("Failed to login: last status 503 Service", errors.DatabaseError, 250001, "08001", True),
+    ],
+)
+def test_errors_by_their_words(
+    text: str, kind: type[errors.Error], number: int, state: str | None, *, heals: bool
+) -> None:
+    """A transfer that broke off is an outage, a key that is refused is none; the address of a file is cut."""
+    found = meaning(kind(msg=text, errno=number, sqlstate=state), "here")
+    assert isinstance(found, TransientError) == heals
+    assert getattr(found, "side_down", heals) == heals
+    assert "geheim" not in str(found)
+
+
+def test_a_commit_whose_answer_a_throttled_server_kept(
+    front: Any, account: Any, load: MakeLoad, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It heals, so that the ledger is asked, which knows that the rows are there."""
+    monkeypatch.setattr("pipeline_snowflake.session._PATIENCE_S", 0)
+    with account.side(account.name(), create=True, port=front.server_port, timeout_s=5) as side:
+        one = load(NOON, ROWS)
+        side.upload(one)
+        commits = []
+
+        def throttled(what: str, ask: Callable[[], tuple[int, bytes]]) -> tuple[int, bytes]:
+            if what != "COMMIT":
+                return ask()
+            commits.append(ask() if not commits else None)
+            return 503, b""
+
+        front.answer = throttled
+        with pytest.raises(TransientError, match="cannot be reached") as error:
+            publish(side, one)
+        assert error.value.side_down
+        assert len(commits) > 1, "the connector itself has tried again"
+        assert side.published(one)
+
+
+@pytest.mark.parametrize("status", [None, 503, 403])
+def test_rows_that_cannot_be_fetched_are_an_outage(
+    front: Any, account: Any, monkeypatch: pytest.MonkeyPatch, status: int | None
+) -> None:
+    """Snowflake has put them into files elsewhere: no server there, one that is busy, an address that has expired."""
+    if MAJOR < 5:
+        monkeypatch.setattr("snowflake.connector.result_batch.MAX_DOWNLOAD_RETRY", 1)
+    table = account.name()
+    account.run(f'CREATE TABLE {table} ("AT" TIMESTAMP_TZ)', f"INSERT INTO {table} SELECT TO_TIMESTAMP_TZ({START}, 6)")
+
+    def elsewhere(what: str, ask: Callable[[], tuple[int, bytes]]) -> tuple[int, bytes]:
+        if what == "/rows" and status is not None:
+            return status, b""
+        found, body = ask()
+        if not what.startswith("SELECT") or " AS C0 " not in what:
+            return found, body
+        answer = json.loads(body)
+        file = f"http://127.0.0.1:{1 if status is None else front.server_port}/rows?sig=geheim-sas"
+        chunk = {"url": file, "rowCount": 1, "uncompressedSize": 1, "compressedSize": 1}
+        answer["data"] |= {"rowsetBase64": "", "chunks": [chunk], "chunkHeaders": {}}
+        return found, json.dumps(answer).encode()
+
+    front.answer = elsewhere
+    with account.side(table, port=front.server_port) as side:
+        with pytest.raises(TransientError) as error:
+            list(side.extract(ExtractRequest(NOON)))
+        assert error.value.side_down
+        assert "geheim" not in str(error.value)
+        front.answer = lambda what, ask: ask()
+        assert side.count(NOON) == 1
+
+
+@pytest.mark.parametrize("code", ["390101", "390106", "390189", "390201", "390303", "390422", "394400", 403, 404])
+def test_a_refusal_to_sign_in_needs_a_person(front: Any, account: Any, code: str | int) -> None:
+    """The server's number says so, or its status does; the state is that of a connection that could not be made."""
+    refusal = {"data": {"nextAction": "RETRY_LOGIN"}, "code": code, "message": "no", "success": False}
+    front.answer = lambda *_: (code, b"") if isinstance(code, int) else (200, json.dumps(refusal).encode())
+    with account.side(account.name(), port=front.server_port) as side, pytest.raises(SideError, match="correct"):
+        side.count(NOON)
+
+
+@pytest.mark.parametrize("broken", ["missing", "no key", "no password", "another password"])
+def test_a_key_that_does_not_sign_in_needs_a_person(account: Any, tmp_path: Path, broken: str) -> None:
+    """Before the server is asked, without the key and what opens it."""
+    file = tmp_path / "key.p8"
+    key = rsa.generate_private_key(65537, 2048)
+    lock = serialization.BestAvailableEncryption(b"geheim-right")
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, lock)
+    if broken != "missing":
+        file.write_bytes(b"geheim-text" if broken == "no key" else pem)
+    password = Secret("geheim-wrong") if broken == "another password" else None
+    key_pair = {"password": None, "private_key_file": str(file), "private_key_file_pwd": password}
+    settings = evolve(account.settings(account.name()), **key_pair)
+    with settings.open(Context("flights")) as side, pytest.raises(SideError, match=r"private_key|signs in") as error:
+        side.count(NOON)
+    assert "geheim" not in str(error.value) + repr(error.value.__context__ or "")
 
 
 FORKED = """

@@ -14,12 +14,6 @@ def text(source: Mapping[str, str], target: Mapping[str, str]) -> str:
     return json.dumps({"source": dict(source), "target": dict(target)}, sort_keys=True)
 
 
-def same_rows(one: str, other: str) -> bool:
-    """Whether both name the same source rows. Columns do not matter to that: they make no row more, and none less."""
-    source, others = ({**_sides(each).get("source", {}), COLUMNS: ""} for each in (one, other))
-    return source == others
-
-
 def difference(before: str, now: str) -> str:
     """What tells two of them apart, as `target.table: 'a', now 'b'`; what one of them lacks is `None`."""
     old, new = _flat(before), _flat(now)

@@ -8,7 +8,7 @@ from pipeline_core.decision import shrinks
 from pipeline_core.engine import identity
 from pipeline_core.engine.parts import Parts
 from pipeline_core.errors import ShrinkError
-from pipeline_core.record import Asked, Claim, Record
+from pipeline_core.record import Asked, Claim
 
 
 def refuse_shrink(parts: Parts, claim: Claim, rows: int, held: Callable[[], int]) -> None:
@@ -19,20 +19,20 @@ def refuse_shrink(parts: Parts, claim: Claim, rows: int, held: Callable[[], int]
     """
     if parts.config.on_shrink == "replace" or claim.record.asked is Asked.ACCEPT_SHRINK:
         return
-    verified = _own_evidence(parts, claim.record)
+    changed = identity.difference(claim.record.identity, parts.identity())
+    verified = claim.record.verified_rows
+    if changed and verified == 0:
+        verified = None  # that other sides held none says nothing of these
     if rows >= (1 if verified is None else verified):
         return
     target = held()
     if shrinks(rows, target, verified):
         before = "none were ever verified" if verified is None else f"{verified} were verified before"
+        if changed and verified is not None:
+            before += f" under another identity ({changed})"
         raise ShrinkError(
             f"source shrank: {claim.window}: it gives {rows} rows, {before}, the target holds {target}; nothing was "
             "replaced. Bring the rows back and retry the window, skip it, or accept what there is: "
             "`pipeline-core reload --accept-shrink`",
             {"source": rows, "target": target, "verified": verified},
         )
-
-
-def _own_evidence(parts: Parts, record: Record) -> int | None:
-    """The rows that were verified of this very source; None where it was another one."""
-    return record.verified_rows if identity.same_rows(record.identity, parts.identity()) else None

@@ -324,7 +324,7 @@ class ConnectorSuite(ABC):
                 expect("a renamed column arrives", side, got.column("text").to_pylist(), ["0"], window=NOON)
 
     def test_a_failing_stage_keeps_its_error(self) -> None:
-        """An error of the staged rows comes through as it is, the rows are closed, and the old ones stay."""
+        """An error of the rows comes through as it is, they are closed, no scratch is left, and the old rows stay."""
         closed = []
 
         def read() -> Iterator[pa.Table]:
@@ -339,6 +339,8 @@ class ConnectorSuite(ABC):
         with self._target(settings) as side:
             expect_error("upload: the stage's own error", side, lambda: side.upload(load), OSError, window=NOON)
             expect("upload closes the staged rows", side, closed, [True], window=NOON)
+            side.discard(load.claim)
+            self._nothing_left(settings, session=True)
             self._count(side, DAY, 6)
             again = self._load(NOON, [NOON.start_us])
             side.upload(again)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pipeline_snowflake.settings import SnowflakeSettings
 
 _SECRET = {"password", "token", "private_key_file_pwd"}
-_MAJOR = int(snowflake.connector.__version__.partition(".")[0])
 _PATIENCE_S = 30  # how much later than the server the client gives up, so that the server's own reason is heard
 
 # Importing 5.x starts threads that do its work; a fork leaves them behind.
@@ -52,7 +51,7 @@ class Session:
         if connection is not None:
             try:
                 connection.close()
-            except errors.Error as error:
+            except faults.RAISED as error:
                 if not faults.lost(error):  # else the server ends what it held
                     raise faults.meaning(error, self.place) from None
 
@@ -161,7 +160,7 @@ class Session:
             return
         try:
             self._connection.cursor().execute("ROLLBACK")
-        except errors.Error:
+        except faults.RAISED:
             self._drop()
 
     # --- the connection -----------------------------------------------------------------------------------------------
@@ -174,7 +173,7 @@ class Session:
                 yield cursor
             finally:
                 cursor.close()
-        except errors.Error as error:
+        except faults.RAISED as error:
             if faults.lost(error):
                 self._drop()
             # Not "from error": the connector's own quotes the statement, and values.
@@ -183,11 +182,24 @@ class Session:
     def _open(self) -> SnowflakeConnection:
         self._refuse_in_a_fork()
         if self._connection is None:
-            self._connection = snowflake.connector.connect(**self._options())
+            self._connection = self._connect()
         return self._connection
 
+    def _connect(self) -> SnowflakeConnection:
+        try:
+            return snowflake.connector.connect(**self._options())
+        except faults.RAISED:
+            raise
+        except (OSError, TypeError, ValueError) as error:
+            # 4.x lets through what is wrong with a key. Of its text only the system's own words are sure to quote none.
+            why = (isinstance(error, OSError) and error.strerror) or type(error).__name__
+            raise SideError(
+                f"{self.place}: cannot sign in: {why}; see that private_key_file is there, holds a private key, and is "
+                "opened by private_key_file_pwd"
+            ) from None
+
     def _refuse_in_a_fork(self) -> None:
-        if _MAJOR >= 5 and os.getpid() != _IMPORTED_BY:
+        if faults.MAJOR >= 5 and os.getpid() != _IMPORTED_BY:
             raise SideError(
                 f"{self.place}: this process was forked from one that had loaded Snowflake's connector, and lacks the "
                 "threads that do its work: it would wait for ever; start workers by spawn, as in "
@@ -206,7 +218,7 @@ class Session:
         if connection is not None:
             try:
                 connection.close()
-            except errors.Error:
+            except faults.RAISED:
                 return  # it is lost already; the server ends what it held
 
     def _options(self) -> dict[str, Any]:
@@ -219,7 +231,7 @@ class Session:
             options.setdefault("authenticator", "SNOWFLAKE_JWT")
         limit = math.ceil(settings.timeout_s)
         patience = limit + _PATIENCE_S
-        if _MAJOR >= 5:
+        if faults.MAJOR >= 5:
             if "private_key_file_pwd" in options:
                 options["private_key_password"] = options.pop("private_key_file_pwd")
             options |= {"query_timeout": patience, "request_timeout": patience}

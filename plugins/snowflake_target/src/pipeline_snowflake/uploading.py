@@ -5,23 +5,26 @@ Table and stage are temporary, so nobody else sees them, and they go with the se
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
+from typing import BinaryIO
 from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from attrs import frozen
 
-from pipeline_core import Load, PermanentError, Window
+from pipeline_core import Load, PermanentError, PipelineError, TransientError, Window
 from pipeline_snowflake.loading import Loading
 from pipeline_snowflake.names import quoted
 from pipeline_snowflake.session import Session
 
 # As large as Snowflake advises for files that are loaded at once, before its threads run short of them.
 _FILE_BYTES = 128 * 1024 * 1024
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @frozen
@@ -47,20 +50,47 @@ def staged_batches(load: Load) -> Generator[pa.RecordBatch, None, None]:
 def filled(
     session: Session, schema: Sequence[str], load: Load, loading: Loading, batches: Iterator[pa.RecordBatch]
 ) -> Scratch:
-    """Copies staged rows into a new temporary table of a schema, given as database and name."""
+    """Copies staged rows into a new temporary table of a schema, given as database and name; leaves none on failure."""
     name = f"PIPELINE_SCRATCH_{uuid4().hex.upper()}"
     table, stage = quoted(*schema, name), f"{session.stage(schema)}/{name}/"
-    session.rows(f"CREATE TEMPORARY TABLE {table} ({', '.join(loading.scratch)})")
     generation = session.generation
-    rows = 0
-    with TemporaryDirectory(prefix="pipeline-snowflake-") as folder:
-        for path, some in _files(Path(folder), loading, batches, load.window):
-            session.put(path, stage)
-            path.unlink()
-            rows += some
-    if rows:
-        _copy(session, table, stage, rows)
+    try:
+        session.rows(f"CREATE TEMPORARY TABLE {table} ({', '.join(loading.scratch)})")
+        rows = 0
+        with _disk(session.place), TemporaryDirectory(prefix="pipeline-snowflake-") as folder:
+            for path, some in _files(Path(folder), loading, batches, load.window):
+                session.put(path, stage)
+                path.unlink()
+                rows += some
+        if rows:
+            _copy(session, table, stage, rows)
+    except BaseException:
+        _remove(session, generation, table, stage)
+        raise
     return Scratch(load.claim.fence, load.staged.key, generation, table, loading)
+
+
+def _remove(session: Session, generation: int, table: str, stage: str) -> None:
+    """Drops scratch and what was put for it, where the session that holds them is still there."""
+    if session.generation == generation:
+        with suppress(PipelineError):  # what failed before is worth telling; these end with the session
+            session.rows(f"DROP TABLE IF EXISTS {table}")
+            session.rows(f"REMOVE @{stage}")
+
+
+@contextmanager
+def _disk(place: str) -> Iterator[None]:
+    """Raises TransientError for a full disk: no other window would fare better."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise TransientError(
+            f"{place}: cannot write what is to be uploaded into {gettempdir()}: {error.strerror}; free space there, or "
+            "name a larger folder (TMPDIR)",
+            side_down=True,
+        ) from None
 
 
 def _copy(session: Session, table: str, stage: str, rows: int) -> None:
@@ -93,16 +123,18 @@ def _files(
             writer.write_batch(found)
             rows += len(found)
             if sink.tell() >= _FILE_BYTES:
-                writer.close()
-                sink.close()
-                writer, number = None, number + 1
+                full, writer, number = writer, None, number + 1
+                _close(full, sink)
                 yield path, rows
         if writer is not None:
-            writer.close()
-            sink.close()
-            writer = None
+            last, writer = writer, None
+            _close(last, sink)
             yield path, rows
     finally:
         if writer is not None:
-            writer.close()
-            sink.close()
+            _close(writer, sink)
+
+
+def _close(writer: pq.ParquetWriter, sink: BinaryIO) -> None:
+    with sink:  # whatever the writer's last rows meet
+        writer.close()
