@@ -369,7 +369,7 @@ def test_the_owners_form(tmp_path) -> None:
         assert (source.url, source.index_) == ("http://es:9200", "flights")
     assert config.target.options == {"account": "acc", "user": "me", "password": "hunter22", "table": "FLIGHTS"}
     with config.store.open(CONTEXT) as store:
-        assert store.url == "sqlite:///.pipeline-core/records.db"
+        assert store.url == f"sqlite:///{tmp_path}/.pipeline-core/records.db"
     with config.stage.open(CONTEXT) as stage:
         assert stage.url == f"file://{tmp_path}/.pipeline-core/stage"
     assert ["store" in text or "stage" in text for text in config.warnings] == [True, True]
@@ -636,6 +636,23 @@ def test_a_file_with_toml_times(tmp_path) -> None:
     config = load_file(path, plugins=[FAKES])
     assert (config.name, config.columns) == ("fake-to-fake", {"@timestamp": "T"})
     assert config.end_us == datetime(2014, 1, 1, 5, tzinfo=UTC).timestamp() * 1_000_000
+
+
+def test_what_a_file_does_not_name_lies_beside_it(tmp_path, monkeypatch) -> None:
+    """Store and stage are the same ones from every working directory, through a link, and in another process."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "link.toml").symlink_to(tmp_path / "home/pipeline.toml")
+    (tmp_path / "home/pipeline.toml").write_text(
+        'granularity = "2h"\ntimezone = "UTC"\n[source]\ntype = "fake"\nurl = "a"\n[target]\ntype = "fake"\nurl = "b"\n'
+    )
+    configs = [load_file(path, plugins=[FAKES]) for path in ("home/pipeline.toml", "link.toml")]
+    monkeypatch.chdir("home")
+    configs += [load_file("pipeline.toml", plugins=[FAKES]), loaded(pickle.loads(pickle.dumps(configs[0].mapping)))]
+    monkeypatch.chdir("/")
+    for config in configs:
+        with config.store.open(CONTEXT) as store, config.stage.open(CONTEXT) as stage:
+            assert store.url == f"sqlite:///{tmp_path}/home/.pipeline-core/records.db"
+            assert stage.url == f"file://{tmp_path}/home/.pipeline-core/stage"
 
 
 @pytest.mark.parametrize(

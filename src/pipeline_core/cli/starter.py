@@ -37,7 +37,7 @@ url = "@STAGE@"
 
 [store]                      # where the records of the windows are kept
 type = "sql"
-url = "sqlite:///.pipeline-core/records.db"
+url = "@STORE@"              # by its whole path: it is the same one wherever a command is started
 
 # [columns]                  # other names in the target; the rest keep theirs
 # "at" = "happened_at"       # (name it in timestamp_column of [target] too)
@@ -53,10 +53,11 @@ url = "sqlite:///.pipeline-core/records.db"
 
 def write(path: Path, *, force: bool) -> None:
     """Writes the configuration. Raises ConfigError where the file exists (unless `force`) or cannot be made."""
-    stage = path.absolute().parent / ".pipeline-core" / "stage"
+    local = path.resolve().parent / ".pipeline-core"
+    stage, store = (local / "stage").as_uri(), f"sqlite:///{local / 'records.db'}"
     try:
         with path.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(_TEXT.replace("@STAGE@", stage.as_uri()))
+            file.write(_TEXT.replace("@STAGE@", stage).replace("@STORE@", store))
     except FileExistsError:
         raise ConfigError(f"{path}: is there already; name another file, or overwrite it with --force") from None
     except OSError as error:

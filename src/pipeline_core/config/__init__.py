@@ -166,10 +166,12 @@ def load(
     profile: str | None = None,
     plugins: Iterable[str | ModuleType] = (),
     name: str | None = None,
+    folder: Path | None = None,
 ) -> Config:
     """The configuration of a mapping: the keys of a file, or the flat form that names its sides in `default_record`.
 
-    `name` chooses one of several `[pipelines.NAME]`; without it the mapping's own key `name` does.
+    `name` chooses one of several `[pipelines.NAME]`; without it the mapping's own key `name` does. In `folder`, else in
+    the working directory, lie the store and the stage of a mapping that names none.
     `plugins` are modules (or their names) beside those that `plugins = [...]` in the mapping names. Raises ConfigError
     with every problem, and PluginError where one of the plugins asked for cannot be loaded.
     """
@@ -179,7 +181,7 @@ def load(
         raise ConfigError(
             f"configuration: found a {type(mapping).__name__}, expected a mapping; load_file reads a file"
         )
-    return loading.load(mapping, profile, plugins, name)
+    return loading.load(mapping, profile, plugins, name, folder or Path.cwd())
 
 
 def load_file(
@@ -189,10 +191,13 @@ def load_file(
     plugins: Iterable[str | ModuleType] = (),
     name: str | None = None,
 ) -> Config:
-    """The configuration of a TOML file; otherwise like `load`. Raises ConfigError also for a file that is none."""
+    """The configuration of a TOML file; otherwise like `load`, with the file's own folder for what it does not name.
+
+    Raises ConfigError also for a file that is none.
+    """
     mapping = _toml(path)
     try:
-        return load(mapping, profile=profile, plugins=plugins, name=name)
+        return load(mapping, profile=profile, plugins=plugins, name=name, folder=Path(path).resolve().parent)
     except ConfigError as error:
         raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from None
 

@@ -29,13 +29,21 @@ from pipeline_core.errors import ConfigError, PluginError, TimeError
 from pipeline_core.plugins import Kind, PluginManager
 from pipeline_core.timepolicy import TimePolicy
 
-STORE_URL, STAGE_URL = "PIPELINE_CORE_STORE_URL", "PIPELINE_CORE_STAGE_URL"
+#: The sections that may be left out: type, the environment's name for the URL, and what is kept there.
+DEFAULTS = {
+    "store": ("sql", "PIPELINE_CORE_STORE_URL", "records are kept in"),
+    "stage": ("objects", "PIPELINE_CORE_STAGE_URL", "rows rest in"),
+}
 _LOCAL = ".pipeline-core"
 _WITH_REFERENCES = {*SECTIONS, "observers", "secrets"}
 
 
 def load(
-    mapping: Mapping[str, Any], profile: str | None, plugins: Iterable[str | ModuleType], name: str | None
+    mapping: Mapping[str, Any],
+    profile: str | None,
+    plugins: Iterable[str | ModuleType],
+    name: str | None,
+    folder: Path,
 ) -> Config:
     """See `pipeline_core.config.load`."""
     name = chosen(mapping, name)
@@ -43,7 +51,7 @@ def load(
     whole = merged(mapping, name, over)
     named = whole.get("plugins", ())
     names = [each for each in named if isinstance(each, str)] if isinstance(named, list | tuple) else []
-    loading = _Loading(whole, PluginManager([*names, *plugins]))
+    loading = _Loading(whole, PluginManager([*names, *plugins]), folder)
     # Another process that loads this chooses the same pipeline.
     handed_on = copy.deepcopy(dict(mapping) if name is None else {**mapping, "name": name})
     config = loading.config(handed_on, profile)
@@ -67,14 +75,19 @@ class _Chosen:
 
 @define
 class _Loading:
-    """One loading: what was found wrong so far, and where values that moved had been written."""
+    """One loading: what was found wrong so far, and where values that moved had been written.
+
+    `folder` is where a store and a stage lie that nobody names.
+    """
 
     whole: Mapping[str, Any]
     manager: PluginManager
+    folder: Path
     findings: list[tuple[Place, str]] = field(factory=list)
     moved: dict[Place, Place] = field(factory=dict)
     aliases: set[str] = field(factory=set)
     warnings: list[str] = field(factory=list)
+    defaults: dict[str, Mapping[str, Any]] = field(factory=dict)
 
     def config(self, mapping: Mapping[str, Any], profile: str | None) -> Config | None:
         """The configuration, or None where anything was found wrong."""
@@ -109,7 +122,7 @@ class _Loading:
             source_keeps=layout.source_keeps,
             recheck=layout.recheck,
             warnings=tuple(self.warnings),
-            mapping=mapping,
+            mapping={**mapping, **self.defaults},  # another process may have other ones
             manager=self.manager,
         )
 
@@ -133,9 +146,9 @@ class _Loading:
         """The section, its type from itself or from `default_record`, its settings filled from the flat form."""
         if key in self.whole and not isinstance(self.whole[key], Mapping):
             return None  # the layout says so
-        options = self.default(key) if key not in self.whole else None
-        if options is None:
-            options = dict(_table(self.whole, key))
+        if key in DEFAULTS and key not in self.whole:
+            self.defaults[key] = self.default(key)
+        options = dict(self.defaults.get(key) or _table(self.whole, key))
         place: Place = (key, "type")
         type_ = options.pop("type", None)
         if type_ is None and f"{key}_name" in _table(self.whole, "default_record"):
@@ -147,21 +160,15 @@ class _Loading:
         self.fill(key, provider, options)
         return _Chosen((key,), cast(str, type_), provider, options)
 
-    def default(self, key: str) -> dict[str, Any] | None:
-        """What a configuration gets that names no store, or no stage."""
-        if key == "store":
-            if os.environ.get(STORE_URL):
-                return {"type": "sql", "url": f"${{env:{STORE_URL}}}"}
-            url = f"sqlite:///{_LOCAL}/records.db"
-            self.warnings.append(f"store: none is given, so records are kept in {url}; add [store], or set {STORE_URL}")
-            return {"type": "sql", "url": url}
-        if key == "stage":
-            if os.environ.get(STAGE_URL):
-                return {"type": "objects", "url": f"${{env:{STAGE_URL}}}"}
-            url = (Path.cwd() / _LOCAL / "stage").as_uri()
-            self.warnings.append(f"stage: none is given, so rows rest in {url}; add [stage], or set {STAGE_URL}")
-            return {"type": "objects", "url": url}
-        return None
+    def default(self, key: str) -> Mapping[str, Any]:
+        """The section of a configuration that names no store, or no stage: the same from every working directory."""
+        type_, variable, what = DEFAULTS[key]
+        if os.environ.get(variable):
+            return {"type": type_, "url": f"${{env:{variable}}}"}
+        lies = self.folder / _LOCAL
+        url = f"sqlite:///{lies / 'records.db'}" if key == "store" else (lies / key).as_uri()
+        self.warnings.append(f"{key}: none is given, so {what} {url}; add [{key}], or set {variable}")
+        return {"type": type_, "url": url}
 
     def provider(self, sort: Kind, type_: object, place: Place) -> Provider[Any] | None:
         selects: dict[Kind, Callable[[str], Provider[Any]]] = {

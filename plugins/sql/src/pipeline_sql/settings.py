@@ -33,7 +33,7 @@ def _fits_the_ledger(instance: object, attribute: Any, value: Given) -> None:
 
 @frozen
 class SqlStoreSettings:
-    """Records in a SQL database, such as `sqlite:///.pipeline-core/records.db`.
+    """Records in a SQL database, such as `sqlite:////var/lib/pipeline/records.db`.
 
     `timeout_s` is how many seconds a lock of another process is waited for.
     """
