@@ -379,11 +379,32 @@ def test_new_columns(account: Any, load: MakeLoad, publish: Publish) -> None:
             one = load(NOON, given, fence=len(names))
             ddl = side.ddl(given, {})
             assert [text for text in ddl if "MORE" in text] == (
-                [f'ALTER TABLE "DB"."PUBLIC"."{table}" ADD COLUMN "MORE" VARCHAR;'] if how == "add" else []
+                [f'ALTER TABLE "DB"."PUBLIC"."{table}" ADD COLUMN IF NOT EXISTS "MORE" VARCHAR;'] if how == "add" else []
             )
             side.upload(one)
             publish(side, one)
             assert extracted(side).column_names == names
+
+
+def test_a_column_that_another_worker_adds_first(front: Any, account: Any, load: MakeLoad, publish: Publish) -> None:
+    """It is there: the rows go in."""
+    table = account.name()
+    account.run(f'CREATE TABLE {table} ("AT" TIMESTAMP_TZ)')
+    added = []
+
+    def outrun(what: str, ask: Callable[[], tuple[int, bytes]]) -> tuple[int, bytes]:
+        if what.startswith("ALTER TABLE"):
+            added.append(what)
+            account.run(f"ALTER TABLE {table} ADD COLUMN N NUMBER(19, 0)")
+        return ask()
+
+    front.answer = outrun
+    with account.side(table, new_columns="add", port=front.server_port) as side:
+        one = load(NOON, rows(START, n=pa.array([7])))
+        side.upload(one)
+        assert publish(side, one) == 1
+        assert extracted(side).column("N").to_pylist() == [7]
+    assert len(added) == 1
 
 
 def test_a_missing_table(account: Any, load: MakeLoad) -> None:

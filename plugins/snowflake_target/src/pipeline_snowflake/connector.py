@@ -225,7 +225,7 @@ class SnowflakeConnector(Source, Target):
         known = side.table.columns
         new = [at for at, name in enumerate(names) if column_of(name, known) is None]
         added = [declared(schema.field(at), names[at], self._place) for at in new]
-        return [*ledger, *(f"ALTER TABLE {side.table.sql} ADD COLUMN {column}" for column in added)]
+        return [*ledger, *(f"ALTER TABLE {side.table.sql} ADD COLUMN IF NOT EXISTS {column}" for column in added)]
 
     def ddl(self, rows: Batch, columns: Mapping[str, str]) -> Sequence[str]:
         schema = pa.RecordBatchReader.from_stream(rows).schema
