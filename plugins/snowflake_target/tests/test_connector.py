@@ -344,6 +344,7 @@ def test_what_is_sent(account: Any, load: MakeLoad, publish: Publish) -> None:
     assert len(logins) == 1
     assert all(word in logins[0] for word in ('"TIMEZONE": "UTC"', '\\"pipeline\\": \\"flights\\"', "LOCK_TIMEOUT"))
     assert "STATEMENT_TIMEOUT_IN_SECONDS" in logins[0]
+    assert re.search(r'"ROWS_PER_RESULTSET": "?0\b', logins[0])
     texts = [each["sql"] for each in sent if not each["sql"].startswith("LOGIN")]
     assert not any(account.options["password"] in each["sql"] for each in sent)
     inside = [each["sql"] for each in sent if each["transaction"] is not None]
@@ -361,7 +362,7 @@ def test_what_is_sent(account: Any, load: MakeLoad, publish: Publish) -> None:
 
 
 #: Of a load into a table that is there, with its ledger: docs/reference/snowflake.md names it.
-STATEMENTS = 19
+STATEMENTS = 20
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -379,7 +380,9 @@ def test_new_columns(account: Any, load: MakeLoad, publish: Publish) -> None:
             one = load(NOON, given, fence=len(names))
             ddl = side.ddl(given, {})
             assert [text for text in ddl if "MORE" in text] == (
-                [f'ALTER TABLE "DB"."PUBLIC"."{table}" ADD COLUMN IF NOT EXISTS "MORE" VARCHAR;'] if how == "add" else []
+                [f'ALTER TABLE "DB"."PUBLIC"."{table}" ADD COLUMN IF NOT EXISTS "MORE" VARCHAR;']
+                if how == "add"
+                else []
             )
             side.upload(one)
             publish(side, one)
