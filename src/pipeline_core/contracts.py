@@ -85,10 +85,11 @@ class Provider(Generic[T]):
 
 @frozen
 class Problem:
-    """Something that `doctor` found: what is wrong, and what to do about it."""
+    """Something that `doctor` found: what is wrong, and what to do about it; `advice` where a run goes well without."""
 
     what: str
     remedy: str
+    advice: bool = False
 
 
 # --- record stores ---------------------------------------------------------------------------------------------------
@@ -440,7 +441,8 @@ class Target(Connector):
 
     def ddl(self, rows: Batch, columns: Mapping[str, str]) -> Sequence[str]:
         """The statements that would make what a load of such rows needs and does not find: table, columns, index,
-        ledger. Runs none of them. None by default: a target that makes nothing by statements.
+        ledger. Runs none of them. None by default: a target that makes nothing by statements. Raises what an upload
+        of such rows would raise for their columns, so that `doctor` finds it.
         """
         del rows, columns
         return ()

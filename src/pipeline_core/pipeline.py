@@ -19,11 +19,11 @@ from attrs import asdict, evolve
 from pipeline_core import coverage
 from pipeline_core.config import Config, load, load_file
 from pipeline_core.config.sections import Part
-from pipeline_core.contracts import Can, Context, Observer, RecordStore
+from pipeline_core.contracts import Batch, Can, Context, Observer, RecordStore
 from pipeline_core.engine import auditing, counting, hands, moving, planning, runner, survey, transfer
 from pipeline_core.engine.outage import GaveUpError, Outages
 from pipeline_core.engine.parts import Parts, never
-from pipeline_core.errors import ConfigError, Interrupted
+from pipeline_core.errors import ConfigError, Interrupted, PipelineError
 from pipeline_core.ledger import Adoption
 from pipeline_core.log import Reporter, timed
 from pipeline_core.record import Asked, Change, Hand, Pruning, Span, Status
@@ -116,11 +116,8 @@ class Pipeline:
         The columns are those of the rows that the source extracts of one window, the first one of `begin`.
         """
         self.require(Can.EXTRACT, Can.LOAD)
-        config = self.config
         with self.parts() as parts:
-            first_us = self.store.now_us() if config.begin_us is None else config.begin_us
-            rows = transfer.sample(parts, config.policy.window_at_us(first_us))
-            return list(parts.retried("ddl", None, lambda: parts.target.ddl(rows, config.columns)))
+            return self._ddl(parts, self._sample(parts))
 
     def require(self, *abilities: Can) -> None:
         """Raises ConfigError where the source cannot extract, or the target cannot load, what is about to be moved."""
@@ -288,9 +285,13 @@ class Pipeline:
         return status_of(self.store, self.config.pipeline)
 
     def doctor(self) -> list[Finding]:
-        """Tries each part; of each at least one finding, without a problem where all is well."""
+        """Tries each part, then whether the source's rows fit the target; of each part at least one finding."""
         found = [finding for name in ("store", "source", "target", "stage") for finding in self._examine(name)]
-        return found if any(finding.problem for finding in found) else [*found, *self._together()]
+        if any(finding.severity == "problem" for finding in found):
+            return found
+        misfits = self._misfits()
+        ill = {misfit.part for misfit in misfits}
+        return [each for each in found if each.severity != "ok" or each.part not in ill] + misfits
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
@@ -456,18 +457,35 @@ class Pipeline:
             with ExitStack() as stack:
                 settings = getattr(self.config, name)
                 part = self.store if name == "store" else stack.enter_context(settings.open(self._context))
-                found = [Finding(name, redact(problem.what), redact(problem.remedy)) for problem in part.problems()]
-                return found or [Finding(name, problem="", remedy="")]
+                found = [
+                    Finding(name, redact(problem.what or problem.remedy), redact(problem.remedy), advice=problem.advice)
+                    for problem in part.problems()
+                ]
+                return found or [Finding(name)]
         except Exception as error:  # noqa: BLE001 - whatever a plugin raises is what was asked for here
-            return [Finding(name, redact(f"{type(error).__name__}: {error}"), "see the message")]
+            return _findings_of(name, error)
 
-    def _together(self) -> list[Finding]:
-        """Why the parts do not go together, each of which is well by itself."""
+    def _misfits(self) -> list[Finding]:
+        """Why no row of the source can be loaded, by its columns; none where they fit. Nothing is staged or made."""
+        part = "source"
         try:
-            with self.parts():
-                return []
+            self.require(Can.EXTRACT)
+            with self.parts() as parts:
+                rows = self._sample(parts)
+                part = "target"
+                self.require(Can.LOAD)
+                self._ddl(parts, rows)
         except Exception as error:  # noqa: BLE001 - as above
-            return [Finding("target", redact(f"{type(error).__name__}: {error}"), "see the message")]
+            return _findings_of(part, error)
+        return []
+
+    def _sample(self, parts: Parts) -> Batch:
+        """The first rows of the first window of `begin`, for their columns."""
+        first_us = self.store.now_us() if self.config.begin_us is None else self.config.begin_us
+        return transfer.sample(parts, self.config.policy.window_at_us(first_us))
+
+    def _ddl(self, parts: Parts, rows: Batch) -> list[str]:
+        return list(parts.retried("ddl", None, lambda: parts.target.ddl(rows, self.config.columns)))
 
     def within(self, start: When, end: When) -> Window | None:
         """The span that `start` and `end` limit to; open ends reach from `begin` to now. None without either."""
@@ -490,6 +508,14 @@ def export_stores(pipelines: Sequence[Pipeline], file: str | Path) -> list[MoveR
     """
     numbers = moving.export([(each.store, each.config.pipeline) for each in pipelines], Path(file))
     return [each._moved("exported", file, part) for each, part in zip(pipelines, numbers, strict=True)]
+
+
+def _findings_of(part: str, error: Exception) -> list[Finding]:
+    if not isinstance(error, PipelineError):
+        return [Finding(part, redact(f"{type(error).__name__}: {error}"), "see the message")]
+    texts = error.problems if isinstance(error, ConfigError) else [str(error)]
+    found = [redact(text).rpartition("; ") for text in texts]
+    return [Finding(part, what or said, said if what else "see the message") for what, _, said in found]
 
 
 def _host_us() -> int:

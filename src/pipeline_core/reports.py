@@ -282,14 +282,20 @@ def _windows(spans: Iterable[tuple[int, int]]) -> list[Window]:
 
 @frozen
 class Finding:
-    """What `doctor` says of one part: `problem` is empty where all is well."""
+    """What `doctor` says of one part: `problem` is empty where all is well; `advice` where a run goes well with it."""
 
     part: str
-    problem: str
-    remedy: str
+    problem: str = ""
+    remedy: str = ""
+    advice: bool = False
+
+    @property
+    def severity(self) -> str:
+        """`ok`, `advice` or `problem`."""
+        return ("advice" if self.advice else "problem") if self.problem else "ok"
 
     def as_mapping(self) -> dict[str, Any]:
-        return {"part": self.part, "problem": self.problem, "remedy": self.remedy}
+        return {"part": self.part, "severity": self.severity, "problem": self.problem, "remedy": self.remedy}
 
 
 def window_mapping(window: Window) -> dict[str, str]:

@@ -125,7 +125,7 @@ def test_upgrade_makes_the_tables_once(shell: Shell) -> None:
             | {"skipped", "exit_code"},
         ),
         (("plugins",), {"providers", "broken", "exit_code"}),
-        (("doctor",), {"findings", "exit_code"}),
+        (("doctor",), {"pipeline", "findings", "exit_code"}),
         (("config", "validate"), {"pipeline", "warnings", "exit_code"}),
         (("init", "another.toml"), {"file", "exit_code"}),
     ],
@@ -381,6 +381,53 @@ def test_doctor_names_the_part_and_the_remedy(shell: Shell) -> None:
     assert "remedy: " in ill.out
     problems = {each["part"] for each in shell("doctor", "--json").json["findings"] if each["problem"]}
     assert problems == {"source"}
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "said"),
+    [
+        ("target", {"timestamp_column": "moved_at"}, "no staged column becomes its timestamp column 'moved_at'"),
+        ("source", {"exclude": ["amuont"]}, "exclude names no column of it: 'amuont'"),
+        ("source", {"exclude": ["ts"]}, "exclude names the timestamp column 'ts'"),
+        ("target", {"scope": {"region": "eu"}}, "scope limits this pipeline by the columns ['region']"),
+        ("target", {"where": "1 = 1"}, "where limits a source only"),
+    ],
+)
+def test_doctor_finds_what_would_stop_a_run(shell: Shell, part: str, changes: dict[str, Any], said: str) -> None:
+    """Also where each part alone is well: the rows do not fit the table. The run stops, and quarantines no window."""
+    exclude = changes.pop("exclude", [])
+    shell.configure(columns={"exclude": exclude}, **side(shell, "target", **changes))
+    ill = shell("doctor", "--json")
+    assert ill.code == ill.json["exit_code"] == 1
+    found = {each["part"]: each for each in ill.json["findings"]}
+    assert {each["part"] for each in ill.json["findings"] if each["severity"] != "ok"} == {part}
+    assert said in found[part]["problem"]
+    assert found[part]["remedy"] not in {"", "see the message"}
+    assert len(ill.json["findings"]) == 4
+    assert shell("status", "--json").json["counts"]["pending"] == 0, "nothing was planned"
+    stopped = shell("run")
+    assert (stopped.code, said in stopped.err) == (2, True)
+    assert {*shell.statuses()} == {"pending"}
+
+
+def test_doctor_passes_what_is_only_advised(shell: Shell) -> None:
+    """A run goes well without an index: the exit code is 0, and the finding says what it is."""
+    shell.world.query("source", "drop index if exists events_ts")
+    advised = shell("doctor", "--json")
+    assert (advised.code, advised.json["exit_code"]) == (0, 0)
+    severities = {each["part"]: each["severity"] for each in advised.json["findings"]}
+    assert severities == {"store": "ok", "source": "advice", "target": "ok", "stage": "ok"}
+    assert "advice: " in shell("doctor").out
+    assert shell("run").code == 0
+
+
+def test_doctor_shows_an_error_without_a_remedy(shell: Shell) -> None:
+    """A database that is no database is no part that is well."""
+    (shell.folder / "broken.db").write_text("no database at all, but a text that is long enough to look like one" * 20)
+    shell.configure(**side(shell, "source", url=f"sqlite:///{shell.folder / 'broken.db'}"))
+    ill = shell("doctor", "--json")
+    assert ill.code == 1
+    assert [each["part"] for each in ill.json["findings"] if each["severity"] == "problem"] == ["source"]
 
 
 def test_a_broken_plugin_is_listed(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

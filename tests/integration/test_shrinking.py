@@ -245,10 +245,10 @@ def test_one_table_on_both_sides_is_refused(any_world: Any) -> None:
     config = world.config(source=one | {"where": "id > 5"}, target=one, columns={"exclude": ["note"]})
     with Pipeline.from_mapping(config) as pipeline:
         for verb in (pipeline.run, pipeline.check, lambda: tasks.store_new_and_pass_valid_record(config)):
-            with pytest.raises(ConfigError, match=r"target: found the table that is the source as well .*events"):
+            with pytest.raises(ConfigError, match=r"source and target are one table .*events"):
                 verb()
         assert pipeline.store.spans("events") == []
-        assert any("the table that is the source" in finding.problem for finding in pipeline.doctor())
+        assert any("source and target are one table" in finding.problem for finding in pipeline.doctor())
     assert world.rows("source") == before
 
 

@@ -210,7 +210,7 @@ def test_a_target_that_cannot_take_the_rows_says_so(side, sql, load) -> None:
         ("g", numbered, "column 'n' is generated"),
         ("r", rows(0), r"\['n'\] are NOT NULL without a default"),
         ("r", numbered.rename_columns(["ts", "m"]), "no column for the staged 'm'"),
-        ("r", numbered.rename_columns(["at", "n"]), "no column for the staged 'at'"),
+        ("r", numbered.rename_columns(["at", "n"]), "no staged column becomes its timestamp column 'ts'"),
         ("g", rows(-1), "outside window"),
         ("g", pa.table({"ts": pa.array([None], pa.timestamp("us", "UTC"))}), "without a timestamp"),
         ("g", pa.table({"ts": pa.array([NOON_US], pa.timestamp("us"))}), "expected a timestamp with a zone"),

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline_core import ExtractRequest, PermanentError, TransientError, Window
+from pipeline_core import ExtractRequest, PermanentError, SideError, TransientError, Window
 
 START = datetime(2013, 3, 10, tzinfo=UTC)
 DAY = Window(START, datetime(2013, 3, 11, tzinfo=UTC))
@@ -93,3 +93,31 @@ def test_the_statements_make_what_is_missing(sql: Sql, side: Any, load: Any, pub
     assert sql("SELECT pipeline FROM ops.published") == [("flights",)]
     with side(ledger="ops.published", new_columns="add") as target:
         assert target.ddl(rows(n=1, delay=0.5), {}) == ['ALTER TABLE "warehouse"."main"."t" ADD COLUMN "delay" DOUBLE;']
+
+
+@pytest.mark.parametrize(
+    ("changes", "staged", "error", "said"),
+    [
+        ({}, {"ts": "at"}, SideError, "no staged column becomes its timestamp column 'ts'"),
+        ({"table": "fresh", "timestamp_column": "at"}, {}, SideError, "becomes its timestamp column 'at'"),
+        ({"table": "fresh", "scope": {"gate": "A1"}}, {}, SideError, r"columns \['gate'\], which no staged"),
+        ({"scope": {"n": 1}}, {"n": "m"}, SideError, r"columns \['n'\], which no staged column becomes"),
+        ({}, {"n": "m"}, PermanentError, "it has no column for the staged 'm'"),
+        ({"where": "1 = 1"}, {}, SideError, "where limits a source only"),
+        ({"table": "nosuch.t"}, {}, SideError, "no such schema"),
+    ],
+)
+def test_the_statements_refuse_what_an_upload_refuses(  # noqa: PLR0917 - pytest passes them by name
+    sql: Sql, side: Any, load: Any, changes: Any, staged: dict[str, str], error: type[Exception], said: str
+) -> None:
+    """No statement helps against it; where every window would fare alike, the fault is the side's."""
+    sql(TABLE)
+    with side(create=True, **changes) as target:
+        for refuse in (
+            lambda: target.ddl(rows(n=1), staged),
+            lambda: target.upload(load(DAY, rows(n=1), columns=staged)),
+        ):
+            with pytest.raises(PermanentError, match=said) as refused:
+                refuse()
+            assert type(refused.value) is error
+    assert sql("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'fresh'") == [(0,)]

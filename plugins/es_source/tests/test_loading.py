@@ -215,6 +215,22 @@ def test_rows_that_do_not_fit(cluster: Any, table: pa.Table, text: str) -> None:
         assert side.count(DAY) == 0
 
 
+@pytest.mark.parametrize("create", [False, True])
+def test_columns_that_no_field_takes_are_found_without_a_load(cluster: Any, *, create: bool) -> None:
+    """`ddl`, by which `doctor` asks, refuses them as an upload does: a fault of the side where every window would."""
+    index = "made-when-loaded" if create else cluster.index(MAPPING)
+    with cluster.side(index, create=create) as side:
+        assert list(side.ddl(rows(1), {})) == []
+        for refuse in (lambda: side.ddl(rows(1), {"at": "ts"}), lambda: side.upload(load(rows(1), at="ts"))):
+            with pytest.raises(SideError, match=r"no staged column becomes \['at'\]"):
+                refuse()
+        if not create:
+            with pytest.raises(PermanentError, match=r"maps no field for the staged \['m'\]"):
+                side.ddl(rows(1), {"n": "m"})
+    with cluster.side(index, query={"match_all": {}}) as side, pytest.raises(SideError, match="query limits a source"):
+        side.ddl(rows(1), {})
+
+
 def test_a_document_that_the_index_refuses(cluster: Any) -> None:
     """A value that its field cannot hold: the error names the document and the cause."""
     index = cluster.index({**MAPPING, "text": {"type": "ip"}})

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
-from pipeline_core import Context, ExtractRequest, PermanentError, Secret, TransientError, Window
+from pipeline_core import Context, ExtractRequest, PermanentError, Secret, SideError, TransientError, Window
 from pipeline_sql import SqlSettings
 
 START = datetime(2013, 3, 10, tzinfo=UTC)
@@ -204,6 +204,57 @@ def test_the_ddl_of_what_is_there_names_what_it_lacks(database: Database, load: 
     assert added.replace("`", '"').casefold().startswith('alter table "t" add column "gate" ')
     assert re.fullmatch(r'CREATE INDEX .*ix_t_at"? ON .*t"? \("at"\);', index.replace("`", '"'))
     assert database.columns() == ["at", "n"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "staged", "error", "said"),
+    [
+        ({}, {"at": "ts"}, SideError, "no staged column becomes its timestamp column 'at'"),
+        ({"new_columns": "ignore"}, {"at": "ts"}, SideError, "no staged column becomes its timestamp column 'at'"),
+        ({"table": "fresh", "timestamp_column": "ts"}, {}, SideError, "becomes its timestamp column 'ts'"),
+        ({"table": "fresh", "scope": {"gate": "A1"}}, {}, SideError, r"columns \['gate'\], which no staged"),
+        ({"scope": {"n": 1}}, {"n": "m"}, SideError, r"columns \['n'\], which no staged column becomes"),
+        ({}, {"n": "m"}, PermanentError, "it has no column for the staged 'm'"),
+        ({"where": "1 = 1"}, {}, SideError, "where limits a source only"),
+    ],
+)
+def test_the_ddl_refuses_what_an_upload_refuses(  # noqa: PLR0917 - pytest passes them by name
+    database: Database,
+    load: MakeLoad,
+    changes: dict[str, Any],
+    staged: dict[str, str],
+    error: type[Exception],
+    said: str,
+) -> None:
+    """No statement helps against it; where every window would fare alike, the fault is the side's."""
+    with database.side(create=True, **changes) as side:
+        for refuse in (
+            lambda: side.ddl(rows(n=1), staged),
+            lambda: side.upload(load(DAY, rows(n=1), columns=staged)),
+        ):
+            with pytest.raises(PermanentError, match=said) as refused:
+                refuse()
+            assert type(refused.value) is error
+    assert sa.inspect(database.engine).has_table("fresh") is False
+
+
+def test_a_view_takes_no_statement(database: Database) -> None:
+    """As it takes no row."""
+    database.run("CREATE VIEW v AS SELECT * FROM t")
+    with database.side(table="v") as side, pytest.raises(SideError, match="it is a view"):
+        side.ddl(rows(n=1), {})
+
+
+def test_a_schema_that_is_missing_is_named(database: Database) -> None:
+    """`create` makes tables and no schema: `doctor` says so, before a run would."""
+    if database.engine.name == "sqlite":
+        pytest.skip("a file of SQLite has no schemas")
+    with database.side(table="nosuch.t", create=True) as side:
+        (problem,) = side.problems()
+        assert "no such schema (nearest: " in problem.what
+        for refuse in (lambda: side.count(DAY), lambda: side.ddl(rows(n=1), {})):
+            with pytest.raises(SideError, match="no such schema"):
+                refuse()
 
 
 def test_the_ledger_stands_where_it_is_put(database: Database, load: MakeLoad, publish: Publish) -> None:

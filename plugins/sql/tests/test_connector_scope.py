@@ -201,9 +201,7 @@ def test_a_staged_schema_without_the_column_of_the_scope(database: Database, loa
     """Nothing is filled in: a column left out by mistake would pass every row for one's own."""
     with (
         database.side(scope={"n": 2}) as side,
-        pytest.raises(
-            PermanentError, match=r"limits this pipeline by the columns \['n'\], which no staged column becomes"
-        ),
+        pytest.raises(SideError, match=r"limits this pipeline by the columns \['n'\], which no staged column becomes"),
     ):
         side.upload(load(DAY, staged().select(["at"])))
 

@@ -359,7 +359,7 @@ def test_a_missing_target_table(side: Side, load: MakeLoad, tmp_path: Path) -> N
         assert target.count_many([DAY, DAY]) == [0, 0]
         assert target.excluded() == 0
         assert list(target.problems()) == []
-        with pytest.raises(PermanentError, match="becomes the timestamp column 'at'"):
+        with pytest.raises(PermanentError, match="becomes its timestamp column 'at'"):
             target.upload(load(DAY, rows([]).rename_columns(["time"])))
         target.upload(load(DAY, rows([])))
         assert len(extracted(target)) == 0

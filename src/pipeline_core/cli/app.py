@@ -171,8 +171,9 @@ def doctor(session: Session) -> Exit:
     """Try each part, and name the remedy of each problem."""
     with session.pipeline() as pipeline:
         findings = pipeline.doctor()
-    code = Exit.ATTENTION if any(finding.problem for finding in findings) else Exit.OK
-    mapping = {"findings": [finding.as_mapping() for finding in findings], "exit_code": int(code)}
+    code = Exit.ATTENTION if any(finding.severity == "problem" for finding in findings) else Exit.OK
+    found = [finding.as_mapping() for finding in findings]
+    mapping = {"pipeline": pipeline.config.pipeline, "findings": found, "exit_code": int(code)}
     session.terminal.show(mapping, views.doctor_view(findings, session.terminal.about))
     return code
 

@@ -158,10 +158,13 @@ def plugins_view(listing: Sequence[Listed], broken: Sequence[str]) -> Renderable
 
 
 def doctor_view(findings: Sequence[Finding], about: str = "") -> RenderableType:
-    """Each part: ok, or what is wrong and what to do; `about` says of which pipeline, where there are several."""
+    """Each part: ok, or what is wrong or advised and what to do; `about` says of which pipeline of several."""
     table = _table("part", "")
     for finding in findings:
-        wrong = Group(Text(redact(finding.problem), "red"), Text(f"remedy: {redact(finding.remedy)}"))
+        said = f"advice: {finding.problem}" if finding.advice else finding.problem
+        wrong = Group(
+            Text(redact(said), "yellow" if finding.advice else "red"), Text(f"remedy: {redact(finding.remedy)}")
+        )
         table.add_row(finding.part, wrong if finding.problem else Text("ok", "green"))
     return Group(Text(about, "bold"), table) if about else table
 

@@ -43,7 +43,7 @@ class Parts:
         place = identity.place(self.source.identity)
         if place == identity.place(self.target.identity):
             named = ", ".join(f"{name} {value!r}" for name, value in place.items())
-            raise ConfigError(f"target: found the table that is the source as well ({named}); name another one")
+            raise ConfigError(f"source and target are one table ({named}); name another one for the target")
 
     @property
     def pipeline(self) -> str:

@@ -35,7 +35,7 @@ from pipeline_duckdb import staging, table, types
 from pipeline_duckdb.counting import count_windows
 from pipeline_duckdb.database import Database, quoted
 from pipeline_duckdb.ledger import TargetLedger
-from pipeline_duckdb.loading import Loading, StagedColumn, declarations, declared, plan, staged_columns
+from pipeline_duckdb.loading import Loading, StagedColumn, check_named, declarations, declared, plan, staged_columns
 from pipeline_duckdb.side import Side, condition, resolved
 from pipeline_duckdb.table import Column, column_of
 from pipeline_duckdb.timestamps import of_column
@@ -139,11 +139,12 @@ class DuckDbConnector(Source, Target):
         settings = self._settings
         found = table.find(connection, self._schema, self._name)
         if found is None:
+            self._check_schema(connection)
             if settings.create:
                 return None
             raise SideError(
                 f"{self._place}: no such table ({nearest(self._name, table.names(connection, self._schema))}); "
-                "correct its name, or set create = true on the target"
+                "correct its name, or if it is the target, set create = true"
             )
         timestamp = column_of(settings.timestamp_column, found.columns)
         if timestamp is None:
@@ -157,6 +158,14 @@ class DuckDbConnector(Source, Target):
         if settings.where is not None:
             self._check_where(connection, found.sql, settings.where)
         return Side(found, timestamp, timestamps, scope, condition(scope, settings.where))
+
+    def _check_schema(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Raises SideError where the schema is missing too, in which no table can be made."""
+        known = table.schemas(connection)
+        if table.fold(self._schema) not in map(table.fold, known):
+            raise SideError(
+                f"{self._place}: no such schema ({nearest(self._schema, known)}); correct its name, or make the schema"
+            )
 
     def _check_where(self, connection: duckdb.DuckDBPyConnection, sql: str, where: str) -> None:
         """Raises SideError where `where` is not one condition on the table: bare too, so that no bracket ends ours."""
@@ -206,9 +215,15 @@ class DuckDbConnector(Source, Target):
             column = column_of(name, side.table.columns)
             if column is None:
                 known = [each.name for each in side.table.columns]
-                raise SideError(f"{self._place}: exclude names no column of it: {name!r} ({nearest(name, known)})")
+                raise SideError(
+                    f"{self._place}: exclude names no column of it: {name!r} ({nearest(name, known)}); "
+                    "correct exclude under [columns]"
+                )
             if column == side.timestamp:
-                raise SideError(f"{self._place}: exclude names the timestamp column {name!r}, which every row needs")
+                raise SideError(
+                    f"{self._place}: exclude names the timestamp column {name!r}, which every row needs; take it out "
+                    "of exclude under [columns]"
+                )
             excluded.add(column.name)
         return [column for column in side.table.columns if column.name not in excluded]
 
@@ -249,10 +264,8 @@ class DuckDbConnector(Source, Target):
         """Verifies the staged files, or copies them; makes the ledger, and with `create` the table, where missing.
 
         Raises PermanentError for a staged column or value that the table cannot hold, SideError for a table that no
-        row can be written to.
+        row can be written to, or whose timestamp or scope no staged column becomes.
         """
-        if self._settings.where is not None:
-            raise SideError(f"{self._place}: where limits a source only; limit a target by scope")
         self.discard(load.claim)
         paths = staging.in_place(load.staged)
         if paths is None:
@@ -274,9 +287,7 @@ class DuckDbConnector(Source, Target):
 
     def _prepared(self, connection: duckdb.DuckDBPyConnection, columns: Sequence[StagedColumn]) -> Side:
         """The table, with the ledger beside it: each made where it is missing."""
-        side = self._side_of(connection)
-        if side is not None and side.table.view:
-            raise SideError(f"{self._place}: it is a view, which no row can be written to; name the table behind it")
+        self._check_writable(self._side_of(connection))
         for statement in self._missing(connection, columns):
             connection.execute(statement)
         self._ledger.prepare(connection)
@@ -285,13 +296,21 @@ class DuckDbConnector(Source, Target):
             raise PermanentError(f"{self._place}: made the table, and cannot find it")
         return side
 
+    def _check_writable(self, side: Side | None) -> None:
+        if self._settings.where is not None:
+            raise SideError(f"{self._place}: where limits a source only; limit a target by scope")
+        if side is not None and side.table.view:
+            raise SideError(f"{self._place}: it is a view, which no row can be written to; name the table behind it")
+
     def _missing(self, connection: duckdb.DuckDBPyConnection, columns: Sequence[StagedColumn]) -> list[str]:
         """The statements that make what staged columns need and do not find: ledger, table, columns."""
         settings = self._settings
         ledger = self._ledger.missing(connection)
         found = table.find(connection, self._schema, self._name)
         if found is None:
+            self._check_schema(connection)
             made = table.qualified(connection, self._schema, self._name)
+            check_named(settings.scope, columns, self._place)
             listed = declarations(columns, settings.timestamp_column, settings.timestamp_timezone, self._place)
             return [*ledger, f"CREATE TABLE {made} ({', '.join(listed)})"]
         if settings.new_columns != "add":
@@ -306,6 +325,12 @@ class DuckDbConnector(Source, Target):
             file = Path(folder) / "columns.parquet"  # as staged files are, for DuckDB reads Arrow otherwise
             pq.write_table(sample, file)
             staged = staged_columns(connection, sample.schema, staging.relation([file]), columns, self._place)
+            # Whoever runs the statements need not have set `create`.
+            found = table.find(connection, self._schema, self._name)
+            side = None if found is None else self._side_of(connection)
+            self._check_writable(side)
+            if side is not None:  # what `new_columns` adds has no place yet
+                plan(staged, side, self._place, ignore=self._settings.new_columns != "error")
             return [f"{statement};" for statement in self._missing(connection, staged)]
 
     def discard(self, claim: Claim) -> None:

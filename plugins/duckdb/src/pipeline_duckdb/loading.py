@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import duckdb
 import pyarrow as pa
 from attrs import frozen
 from duckdb.sqltypes import DuckDBPyType
 
-from pipeline_core import PermanentError, Window
+from pipeline_core import PermanentError, SideError, Window
 from pipeline_core.contracts import target_names
 from pipeline_core.errors import nearest
 from pipeline_duckdb import types
@@ -53,8 +53,7 @@ def staged_columns(
 
 def declarations(columns: Sequence[StagedColumn], timestamp: str, timezone: str | None, place: str) -> list[str]:
     """The columns of a table to be made for staged ones, in SQL; the timestamp column as the settings say."""
-    if not any(fold(column.name) == fold(timestamp) for column in columns):
-        raise _no_timestamp(timestamp, columns, place)
+    _check_has_timestamp(timestamp, columns, place)
     found = []
     for column in columns:
         if fold(column.name) == fold(timestamp):
@@ -153,21 +152,17 @@ class Loading:
 
 
 def plan(columns: Sequence[StagedColumn], side: Side, place: str, *, ignore: bool = False) -> Loading:
-    """Matches staged columns with a table's. Raises PermanentError for one that has no place, or cannot be held;
-    where `ignore` is set, what has no place is left out.
+    """Matches staged columns with a table's; where `ignore` is set, what has no place is left out.
+
+    Raises PermanentError for one that has no place, or cannot be held, SideError where the timestamp column or one of
+    the scope gets none.
     """
     table, timestamp = side.table, side.timestamp
+    _check_has_timestamp(timestamp.name, columns, place)
+    check_named(side.scope, columns, place)
     placed = [staged for staged in columns if not ignore or column_of(staged.name, table.columns)]
     pairs = [(_matched(staged, table, place), staged) for staged in placed]
     filled = [column for column, _ in pairs]
-    if timestamp not in filled:
-        raise _no_timestamp(timestamp.name, columns, place)
-    unsaid = sorted(side.scope.keys() - {column.name for column in filled})
-    if unsaid:
-        raise PermanentError(
-            f"{place}: scope limits this pipeline by the columns {unsaid}, which no staged column becomes "
-            f"({nearest(unsaid[0], [column.name for column in columns])}); extract them, or rename one under [columns]"
-        )
     unfilled = [column.name for column in table.columns if column.required and column not in filled]
     if unfilled:
         raise PermanentError(
@@ -183,6 +178,17 @@ def plan(columns: Sequence[StagedColumn], side: Side, place: str, *, ignore: boo
                 "change the column's type, or exclude it at the source"
             )
     return Loading(place, side, pairs)
+
+
+def check_named(scope: Iterable[str], columns: Sequence[StagedColumn], place: str) -> None:
+    """Raises SideError for columns of the scope that no staged column becomes."""
+    staged = {fold(column.name) for column in columns}
+    unsaid = sorted(name for name in scope if fold(name) not in staged)
+    if unsaid:
+        raise SideError(
+            f"{place}: scope limits this pipeline by the columns {unsaid}, which no staged column becomes "
+            f"({nearest(unsaid[0], [column.name for column in columns])}); extract them, or rename one under [columns]"
+        )
 
 
 def _matched(staged: StagedColumn, table: Table, place: str) -> Column:
@@ -209,11 +215,13 @@ def _check_timestamp(staged: StagedColumn, column: Column, place: str) -> None:
         )
 
 
-def _no_timestamp(name: str, columns: Sequence[StagedColumn], place: str) -> PermanentError:
-    return PermanentError(
-        f"{place}: no staged column becomes its timestamp column {name!r} "
-        f"({nearest(name, [column.name for column in columns])}); rename one under [columns]"
-    )
+def _check_has_timestamp(name: str, columns: Sequence[StagedColumn], place: str) -> None:
+    if not any(fold(column.name) == fold(name) for column in columns):
+        raise SideError(
+            f"{place}: no staged column becomes its timestamp column {name!r} "
+            f"({nearest(name, [column.name for column in columns])}); rename one under [columns], or correct "
+            "timestamp_column"
+        )
 
 
 def _times(condition: str) -> str:

@@ -66,6 +66,12 @@ def names(connection: duckdb.DuckDBPyConnection, schema: str) -> list[str]:
     return [name for found, name, _ in _listed(connection) if fold(found) == fold(schema)]
 
 
+def schemas(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """The schemas of the opened file."""
+    query = "SELECT schema_name FROM duckdb_schemas() WHERE database_name = current_database()"
+    return [name for (name,) in connection.execute(query).fetchall()]
+
+
 def _listed(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str, bool]]:
     query = (
         "SELECT schema_name, table_name, false FROM duckdb_tables() WHERE database_name = current_database() "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ import msgspec
 import pyarrow as pa
 
 from pipeline_core import (
+    Batch,
     Batches,
     Claim,
     ExtractRequest,
@@ -131,35 +132,60 @@ class ElasticsearchConnector(Source, Target):
         Raises PermanentError for a row that cannot become a document, SideError for an index that takes none.
         """
         self.discard(load.claim)
-        settings = self._settings
-        if settings.query is not None:
-            raise SideError(f"{self._client.place}: query limits a source only; limit a target by scope")
+        self._check_unlimited()
         documents: Documents | None = None
         with closing(staged(load)) as batches:
             for batch in batches:
                 if documents is None:
                     self._prepare(load, batch.schema)
-                    documents = self._documents(load)
+                    documents = self._documents(load.columns, load.window, self._catalog.mappings)
                 for _ in documents.made(batch):
                     pass
-        scratch = Scratch(load.claim.fence, load.staged.key, partial(self._documents, load))
+        scratch = Scratch(
+            load.claim.fence,
+            load.staged.key,
+            partial(self._documents, load.columns, load.window, self._catalog.mappings),
+        )
         self._scratch[load.claim.record.pipeline, load.window] = scratch
 
     def _prepare(self, load: Load, schema: pa.Schema) -> None:
         if self._to_be_made():
-            place, settings = self._client.place, self._settings
-            names = [load.columns.get(name, name) for name in schema.names]
-            mapped = properties(schema, names, settings.timestamp_field, place)
-            self._client.ask("PUT", path(settings.index), None, {"mappings": {"properties": mapped}})
+            made = {"mappings": self._mapping(schema, load.columns)}
+            self._client.ask("PUT", path(self._settings.index), None, made)
         self._catalog.resolution()
         self._ledger.prepare()
 
-    def _documents(self, load: Load) -> Documents:
+    def _mapping(self, schema: pa.Schema, renames: Mapping[str, str]) -> dict[str, Any]:
+        """That of an index to be made for staged columns."""
+        names = [renames.get(name, name) for name in schema.names]
+        return {"properties": properties(schema, names, self._settings.timestamp_field, self._client.place)}
+
+    def ddl(self, rows: Batch, columns: Mapping[str, str]) -> Sequence[str]:
+        """None, since an index is made by a request. Raises PermanentError for a column that has no field, SideError
+        for an index that takes no document of such rows.
+        """
+        self._check_unlimited()
+        schema = pa.RecordBatchReader.from_stream(rows).schema
+        if self._to_be_made():
+            mapped = {self._settings.index: self._mapping(schema, columns)}
+        else:
+            self._one_index()
+            mapped = self._catalog.mappings()
+        self._documents(columns, _INSTANT, lambda: mapped).names(schema)
+        return ()
+
+    def _check_unlimited(self) -> None:
+        if self._settings.query is not None:
+            raise SideError(f"{self._client.place}: query limits a source only; limit a target by scope")
+
+    def _documents(
+        self, renames: Mapping[str, str], window: Window, mappings: Callable[[], Mapping[str, dict[str, Any]]]
+    ) -> Documents:
         settings, place = self._settings, self._client.place
         as_json, known = frozenset[str](), None
         if settings.shape == "fields":
             found = columns(
-                self._catalog.mappings(),
+                mappings(),
                 settings.timestamp_field,
                 lists=settings.lists,
                 exclude=frozenset(),
@@ -170,12 +196,12 @@ class ElasticsearchConnector(Source, Target):
         return Documents(
             place,
             settings.timestamp_field,
-            load.columns,
+            renames,
             known,
             as_json,
             settings.key,
             settings.scope,
-            load.window,
+            window,
         )
 
     @contextmanager
@@ -199,11 +225,14 @@ class ElasticsearchConnector(Source, Target):
 
     @cached_property
     def _ledger(self) -> TargetLedger:
+        return TargetLedger(self._client, self._one_index(), scope_of(self._settings.scope), self._client.place)
+
+    def _one_index(self) -> str:
         """Raises SideError unless the target is one index: the ledger knows it by its own name, not by an alias."""
         names = sorted(self._catalog.mappings())
         if len(names) != 1:
             raise SideError(f"{self._client.place}: a target is one index, found {names}; name the one to write to")
-        return TargetLedger(self._client, names[0], scope_of(self._settings.scope), self._client.place)
+        return names[0]
 
     def _scratch_of(self, load: Load) -> Scratch:
         scratch = self._scratch.get((load.claim.record.pipeline, load.window))
@@ -219,6 +248,7 @@ class ElasticsearchConnector(Source, Target):
             yield Problem(
                 f"{self._client.place}: verify_certs = false, so whoever stands between reads and changes everything",
                 "name the cluster's CA in ca_certs, and verify",
+                advice=True,
             )
         try:
             yield from self._findings()

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from attrs import field, frozen
 
-from pipeline_core import Load, PermanentError, Window
+from pipeline_core import Load, PermanentError, SideError, Window
 from pipeline_core.contracts import target_names
+from pipeline_core.errors import nearest
 from pipeline_core.ledger import Given
 from pipeline_elasticsearch.columns import INSTANT
 
@@ -70,12 +71,17 @@ class Documents:
                 yield self._key(document) if self.key else self._content(source), msgspec.Raw(source)
 
     def names(self, schema: pa.Schema) -> list[str]:
-        """The field of each staged column. Raises PermanentError where one has no place."""
+        """The field of each staged column. Raises PermanentError where one has no place, SideError where a field that
+        every document needs gets none.
+        """
         names = target_names(schema.names, self.renames, self.place)
         needed = {self.timestamp_field, *self.scope, *(_KEPT_RAW if self.known is None else self.key)}
         missing = sorted(needed - set(names))
         if missing:
-            raise PermanentError(f"{self.place}: no staged column becomes {missing}; rename one under [columns]")
+            raise SideError(
+                f"{self.place}: no staged column becomes {missing} ({nearest(missing[0], names)}); "
+                "rename one under [columns]"
+            )
         strange = [] if self.known is None else sorted(set(names) - self.known)
         if strange:
             raise PermanentError(

@@ -35,9 +35,9 @@ from pipeline_core.ledger import Adoption, Entry, scope_of, scope_text
 from pipeline_sql.ddl import add_column, create_index, create_table, printed
 from pipeline_sql.engines.default import Engine
 from pipeline_sql.extraction import Extraction
-from pipeline_sql.loading import Loading, declared, plan
+from pipeline_sql.loading import Loading, declared, plan, timestamp_of
 from pipeline_sql.publication import Scratch, SqlPublication
-from pipeline_sql.scope import condition, resolved
+from pipeline_sql.scope import check_named, condition, resolved
 from pipeline_sql.side import Side
 from pipeline_sql.tables import Column, Table, named_column, split
 from pipeline_sql.target_ledger import TargetLedger
@@ -172,11 +172,12 @@ class SqlConnector(Source, Target):
         engine, settings = self._engine, self._settings
         table = engine.table(connection, self._schema, self._name)
         if table is None:
+            self._check_schema(connection)
             if settings.create:
                 return None
             raise SideError(
                 f"{self._place}: no such table ({nearest(self._name, engine.table_names(connection, self._schema))}); "
-                "correct its name, or set create = true on the target"
+                "correct its name, or if it is the target, set create = true"
             )
         timestamp = _column(settings.timestamp_column, table, engine)
         if timestamp is None:
@@ -193,6 +194,14 @@ class SqlConnector(Source, Target):
         if settings.where is not None:
             self._check_where(connection, side, settings.where)
         return side
+
+    def _check_schema(self, connection: sa.Connection) -> None:
+        """Raises SideError where the schema is missing too, in which no table can be made."""
+        known = self._engine.schema_names(connection)
+        if self._schema is not None and known and self._engine.fold(self._schema) not in map(self._engine.fold, known):
+            raise SideError(
+                f"{self._place}: no such schema ({nearest(self._schema, known)}); correct its name, or make the schema"
+            )
 
     def _check_where(self, connection: sa.Connection, side: Side, where: str) -> None:
         """Raises SideError where `where` is not one condition on the table: bare too, so that no bracket ends ours."""
@@ -223,6 +232,7 @@ class SqlConnector(Source, Target):
                 "index that column in the table behind the view"
                 if table.view
                 else printed(self._index_ddl(connection, side), connection.dialect),
+                advice=True,
             )
         value = named_column(timestamp.name)
         missing = self._count_where(connection, side, value.is_(None))
@@ -279,9 +289,15 @@ class SqlConnector(Source, Target):
             column = _column(name, side.table, self._engine)
             if column is None:
                 known = [each.name for each in side.table.columns]
-                raise SideError(f"{self._place}: exclude names no column of it: {name!r} ({nearest(name, known)})")
+                raise SideError(
+                    f"{self._place}: exclude names no column of it: {name!r} ({nearest(name, known)}); "
+                    "correct exclude under [columns]"
+                )
             if column == side.timestamp:
-                raise SideError(f"{self._place}: exclude names the timestamp column {name!r}, which every row needs")
+                raise SideError(
+                    f"{self._place}: exclude names the timestamp column {name!r}, which every row needs; take it out "
+                    "of exclude under [columns]"
+                )
             excluded.add(column)
         return [column for column in side.table.columns if column not in excluded]
 
@@ -299,10 +315,8 @@ class SqlConnector(Source, Target):
         """Copies the staged rows into a temporary table; makes the ledger, and with `create` the table, where missing.
 
         Raises PermanentError for a staged column or value that the table cannot hold, SideError for a table that no
-        row can be written to.
+        row can be written to, or whose timestamp or scope no staged column becomes.
         """
-        if self._settings.where is not None:
-            raise SideError(f"{self._place}: where limits a source only; limit a target by scope")
         self.discard(load.claim)
         with closing(_staged(load)) as batches:
             first = next(batches, None)
@@ -317,9 +331,8 @@ class SqlConnector(Source, Target):
         names = target_names(schema.names, load.columns, self._place, engine.fold)
         with engine.reading() as connection:
             side = self._side_of(connection)
+            self._check_writable(side)
             self._ledger_ready = self._ledger_ready or self._ledger.ready(connection)
-        if side is not None and side.table.view:
-            raise SideError(f"{self._place}: it is a view, which no row can be written to; name the table behind it")
         known = set() if side is None else {engine.fold(column.name) for column in side.table.columns}
         adding = self._settings.new_columns == "add" and any(engine.fold(name) not in known for name in names)
         if side is None or adding or not self._ledger_ready:
@@ -337,12 +350,19 @@ class SqlConnector(Source, Target):
             self._check_form(connection, side)
         return side, plan(schema, names, side, engine, self._place, ignore=self._settings.new_columns == "ignore")
 
+    def _check_writable(self, side: Side | None) -> None:
+        if self._settings.where is not None:
+            raise SideError(f"{self._place}: where limits a source only; limit a target by scope")
+        if side is not None and side.table.view:
+            raise SideError(f"{self._place}: it is a view, which no row can be written to; name the table behind it")
+
     def _missing(self, connection: sa.Connection, schema: pa.Schema, names: Sequence[str]) -> list[str]:
         """The statements that make what rows of a staged schema need and do not find: ledger, table, index, columns."""
         engine, dialect = self._engine, connection.dialect
         ledger = self._ledger.missing(connection)
         table = engine.table(connection, self._schema, self._name)
         if table is None:
+            self._check_schema(connection)
             columns = self._new_table(schema, names)
             index = create_index(self._schema, self._name, self._timestamp_of(names), dialect)
             return [*ledger, create_table(self._schema, self._name, columns, dialect), index]
@@ -357,6 +377,7 @@ class SqlConnector(Source, Target):
         """The columns of a table to be made: the timestamp column is declared by the settings, not by Arrow."""
         engine, settings = self._engine, self._settings
         timestamp = self._timestamp_of(names)
+        check_named(settings.scope, names, engine, self._place)
         as_set = engine.types.timestamp_declaration(settings.timestamp_timezone, settings.timestamp_unit)
         return [
             Column(name, as_set) if name == timestamp else declared(field, name, engine, self._place)
@@ -364,23 +385,22 @@ class SqlConnector(Source, Target):
         ]
 
     def _timestamp_of(self, names: Sequence[str]) -> str:
-        fold, wanted = self._engine.fold, self._settings.timestamp_column
-        found = next((name for name in names if fold(name) == fold(wanted)), None)
-        if found is None:
-            raise PermanentError(
-                f"{self._place}: no staged column becomes the timestamp column {wanted!r} "
-                f"({nearest(wanted, list(names))}); rename one under [columns]"
-            )
-        return found
+        return timestamp_of(names, self._settings.timestamp_column, self._engine, self._place)
 
     def ddl(self, rows: Batch, columns: Mapping[str, str]) -> Sequence[str]:
         schema = pa.RecordBatchReader.from_stream(rows).schema
         names = target_names(schema.names, columns, self._place, self._engine.fold)
         with self._engine.reading() as connection:
+            # Whoever runs the statements need not have set `create`.
+            found = self._engine.table(connection, self._schema, self._name)
+            side = None if found is None else self._side_of(connection)
+            self._check_writable(side)
             statements = self._missing(connection, schema, names)
-            if self._engine.table(connection, self._schema, self._name) is not None:
-                side = self._side_of(connection)
-                statements += [] if side is None or side.indexed else [self._index_ddl(connection, side)]
+            if side is not None:
+                self._engine.check_transactional(connection, [(side.table.schema, side.table.name)])
+                # What `new_columns` adds has no place yet.
+                plan(schema, names, side, self._engine, self._place, ignore=self._settings.new_columns != "error")
+                statements += [] if side.indexed else [self._index_ddl(connection, side)]
             return [printed(statement, connection.dialect) for statement in statements]
 
     def _fill(self, load: Load, side: Side, loading: Loading, batches: Iterable[pa.RecordBatch]) -> None:

@@ -9,11 +9,11 @@ import pyarrow as pa
 from attrs import frozen
 from pyarrow import types as pt
 
-from pipeline_core import PermanentError, Window
+from pipeline_core import PermanentError, SideError, Window
 from pipeline_core.errors import nearest
 from pipeline_sql.engines.default import Engine
 from pipeline_sql.extraction import checked
-from pipeline_sql.scope import check_staged
+from pipeline_sql.scope import check_named, check_staged
 from pipeline_sql.side import Side
 from pipeline_sql.tables import Column, Rows, Table
 from pipeline_sql.timestamps import Timestamps, truncated
@@ -81,24 +81,17 @@ class Loading:
 def plan(
     schema: pa.Schema, names: Sequence[str], side: Side, engine: Engine, place: str, *, ignore: bool = False
 ) -> Loading:
-    """Matches staged columns with a table's. Raises PermanentError for one that has no place, or cannot be held;
-    where `ignore` is set, what has no place is left out.
+    """Matches staged columns with a table's; where `ignore` is set, what has no place is left out.
+
+    Raises PermanentError for one that has no place, or cannot be held, SideError where the timestamp column or one of
+    the scope gets none.
     """
     table, timestamp = side.table, side.timestamp
+    timestamp_of(names, timestamp.name, engine, place)
+    check_named(side.scope, names, engine, place)
     known = {engine.fold(column.name): column for column in table.columns}
     places = [at for at, name in enumerate(names) if not ignore or engine.fold(name) in known]
     columns = [_matched(names[at], known.get(engine.fold(names[at])), table, place) for at in places]
-    if timestamp not in columns:
-        raise PermanentError(
-            f"{place}: no staged column becomes its timestamp column {timestamp.name!r} "
-            f"({nearest(timestamp.name, list(names))}); rename one under [columns]"
-        )
-    unsaid = sorted(side.scope.keys() - {column.name for column in columns})
-    if unsaid:
-        raise PermanentError(
-            f"{place}: scope limits this pipeline by the columns {unsaid}, which no staged column becomes "
-            f"({nearest(unsaid[0], list(names))}); extract them, or rename one under [columns]"
-        )
     unfilled = [column.name for column in table.columns if column.required and column not in columns]
     if unfilled:
         raise PermanentError(
@@ -115,6 +108,17 @@ def plan(
                 f"the staged {field.type}; change the column's type, or exclude it at the source"
             )
     return Loading(place, schema, columns, places, timestamp, side.timestamps, engine.types, side.scope)
+
+
+def timestamp_of(names: Sequence[str], wanted: str, engine: Engine, place: str) -> str:
+    """The one of the staged columns, as the target calls them, that becomes the timestamp column; SideError without."""
+    found = next((name for name in names if engine.fold(name) == engine.fold(wanted)), None)
+    if found is None:
+        raise SideError(
+            f"{place}: no staged column becomes its timestamp column {wanted!r} ({nearest(wanted, list(names))}); "
+            "rename one under [columns], or correct timestamp_column"
+        )
+    return found
 
 
 def _matched(name: str, column: Column | None, table: Table, place: str) -> Column:

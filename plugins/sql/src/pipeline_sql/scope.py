@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from typing import Any, Final
 
@@ -58,6 +58,17 @@ def condition(scope: Mapping[str, Any], where: str | None, engine: Engine) -> sa
 def written(where: str) -> sa.ColumnElement[bool]:
     """A condition as its owner wrote it, in brackets; the line's end closes a comment."""
     return sa.literal_column(f"({where}\n)")
+
+
+def check_named(scope: Iterable[str], names: Sequence[str], engine: Engine, place: str) -> None:
+    """Raises SideError for columns of the scope that none of the staged columns, as the target calls them, becomes."""
+    staged = set(map(engine.fold, names))
+    unsaid = sorted(name for name in scope if engine.fold(name) not in staged)
+    if unsaid:
+        raise SideError(
+            f"{place}: scope limits this pipeline by the columns {unsaid}, which no staged column becomes "
+            f"({nearest(unsaid[0], names)}); extract them, or rename one under [columns]"
+        )
 
 
 def check_staged(array: pa.Array, value: object, place: str) -> None:

@@ -261,6 +261,11 @@ class Engine:
         inspector = sa.inspect(connection)
         return [*inspector.get_table_names(schema), *inspector.get_view_names(schema)]
 
+    def schema_names(self, connection: sa.Connection) -> Sequence[str]:
+        """The schemas that this user sees; none where the database's own dotted names may be no schema of these."""
+        del connection
+        return ()
+
     def check_transactional(self, connection: sa.Connection, tables: Iterable[tuple[str | None, str]]) -> None:
         """Raises SideError for one of these tables that could not take back a change. Most databases know none."""
 

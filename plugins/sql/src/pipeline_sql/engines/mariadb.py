@@ -280,6 +280,9 @@ class MariaDbEngine(Engine):
         # by case alone, their publications queue.
         return name.lower()
 
+    def schema_names(self, connection: sa.Connection) -> Sequence[str]:
+        return sa.inspect(connection).get_schema_names()
+
     def table(self, connection: sa.Connection, schema: str | None, name: str) -> Table | None:
         row = connection.execute(sa.text(_TABLE), {"schema": schema, "name": name}).one_or_none()
         if row is None:

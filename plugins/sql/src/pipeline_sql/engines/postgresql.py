@@ -260,6 +260,9 @@ class PostgresEngine(Engine):
     def schema_version(self, connection: sa.Connection, schema: str | None, name: str) -> object:
         return connection.execute(sa.text(_VERSION), {"name": _quoted(schema, name)}).one_or_none()
 
+    def schema_names(self, connection: sa.Connection) -> Sequence[str]:
+        return sa.inspect(connection).get_schema_names()
+
     def table(self, connection: sa.Connection, schema: str | None, name: str) -> Table | None:
         from pipeline_sql.postgresql_types import PostgresColumn  # noqa: PLC0415
 
