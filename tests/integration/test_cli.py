@@ -289,6 +289,13 @@ def side(shell: Shell, name: str, **changes: Any) -> dict[str, Any]:
             lambda shell: side(shell, "source", url="sqlite:////no/such/folder/x.db"),
             ["sqlite /no/such/folder/x.db: found no such file"],
         ),
+        (
+            ["run"],
+            lambda shell: side(shell, "source", url="postgres://me@127.0.0.1/x"),
+            ["source.url: found postgres://", "nearest: 'postgresql+psycopg://'"],
+        ),
+        (["run"], lambda shell: side(shell, "target", url="shop.db"), ["target.url: not a database URL"]),
+        (["run"], lambda shell: {"store": {"type": "sql", "url": "oracle://h/x"}}, ["store.url: 'oracle' needs"]),
         (["run", "--from", "yesterday"], lambda shell: {}, ["'yesterday'", "2013-01-01"]),
         (["run", "--workers", "0"], lambda shell: {}, ["--workers"]),
         (["run", "--profile", "prd"], lambda shell: {"profiles": {"prod": {}}}, ["profile", "did you mean 'prod'"]),
@@ -419,6 +426,14 @@ def test_doctor_passes_what_is_only_advised(shell: Shell) -> None:
     assert severities == {"store": "ok", "source": "advice", "target": "ok", "stage": "ok"}
     assert "advice: " in shell("doctor").out
     assert shell("run").code == 0
+
+
+def test_doctor_splits_an_error_at_its_remedy(shell: Shell) -> None:
+    """What a part says when it is opened, its place, and what to do, without the error's class."""
+    shell.configure(**side(shell, "source", url="postgres://me@127.0.0.1/x"))
+    (found,) = [each for each in shell("doctor", "--json").json["findings"] if each["part"] == "source"]
+    assert found["problem"].startswith("source.url: found postgres://")
+    assert found["remedy"] == "correct it, or install the database's dialect"
 
 
 def test_doctor_shows_an_error_without_a_remedy(shell: Shell) -> None:
