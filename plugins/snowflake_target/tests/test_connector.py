@@ -15,6 +15,8 @@ import pytest
 
 from pipeline_core import ExtractRequest, Load, PermanentError, SideError, Window
 from pipeline_snowflake.connector import SnowflakeConnector
+from pipeline_snowflake.table import Column
+from pipeline_snowflake.types import writing
 
 INSTANT = pa.timestamp("us", "UTC")
 START = int(datetime(2013, 3, 10, 12, tzinfo=UTC).timestamp()) * 1_000_000
@@ -68,11 +70,20 @@ def test_what_is_made_for_a_type_keeps_its_values(account: Any, load: MakeLoad, 
 
 
 def test_nested_values_become_variants(account: Any, load: MakeLoad, publish: Publish) -> None:
-    """Lists, structs and maps, and JSON text where the column is a VARIANT; they come back as JSON text."""
+    """Lists, structs and maps, and JSON text where the column takes documents; they come back as JSON text."""
     table = account.name()
-    account.run(f'CREATE TABLE {table} ("AT" TIMESTAMP_NTZ, DOC VARIANT, TAGS VARIANT)')
+    columns = "DOC VARIANT, TAGS VARIANT, LISTED ARRAY, TEXTS ARRAY, MAPPED OBJECT"
+    account.run(f'CREATE TABLE {table} ("AT" TIMESTAMP_NTZ, {columns})')
     tags = pa.array([["a", "ü'"], None], pa.list_(pa.string()))
-    given = rows(START, START + 1, doc=pa.array(['{"a": {"b": [1, null]}}', None]), tags=tags)
+    given = rows(
+        START,
+        START + 1,
+        doc=pa.array(['{"a": {"b": [1, null]}}', None]),
+        tags=tags,
+        listed=pa.array([[{"n": 1}], None]),
+        texts=pa.array([" [1]", None]),
+        mapped=pa.array([[("k", 1.5)], None], pa.map_(pa.string(), pa.float64())),
+    )
     with account.side(table, timestamp_timezone="UTC") as side:
         one = load(NOON, given)
         side.upload(one)
@@ -82,8 +93,10 @@ def test_nested_values_become_variants(account: Any, load: MakeLoad, publish: Pu
 
     docs = [None if text is None else json.loads(text) for text in found.column("DOC").to_pylist()]
     assert docs == [{"a": {"b": [1, None]}}, None]
-    assert json.loads(found.column("TAGS").to_pylist()[0]) == ["a", "ü'"]
-    assert found.column("TAGS").to_pylist()[1] is None
+    expected = {"TAGS": ["a", "ü'"], "LISTED": [{"n": 1}], "TEXTS": [1], "MAPPED": {"k": 1.5}}
+    for name, value in expected.items():
+        first, second = found.column(name).to_pylist()
+        assert (json.loads(first), second) == (value, None)
 
 
 def test_integers_come_back_as_integers(account: Any, load: MakeLoad, publish: Publish) -> None:
@@ -115,6 +128,11 @@ def test_integers_come_back_as_integers(account: Any, load: MakeLoad, publish: P
         ("TIMESTAMP_NTZ", pa.array([1], INSTANT), "cannot hold the staged timestamp"),
         ("VARCHAR", pa.array([{"a": 1}]), "cannot hold the staged struct"),
         ("DATE", pa.array([1], pa.duration("s")), "cannot hold the staged duration"),
+        ("VARIANT", pa.array([" \n"]), "a blank text"),
+        ("VARIANT", pa.array([[1]], pa.list_(INSTANT)), "cannot hold the staged list<item: timestamp"),
+        ("VARIANT", pa.array([{"a": [b"four"]}]), "cannot hold the staged struct<a: list<item: binary"),
+        ("VARIANT", pa.array([[("four", 1), ("four", 2)]], pa.map_(pa.string(), pa.int64())), "has one key twice"),
+        ("VARIANT", pa.array([[(b"four", 1)]], pa.map_(pa.binary(), pa.int64())), "cannot hold the staged map"),
     ],
 )
 def test_a_value_that_would_change_is_refused(
@@ -127,6 +145,54 @@ def test_a_value_that_would_change_is_refused(
         side.upload(load(NOON, rows(START, v=values)))
     assert "four" not in str(error.value)
     assert "'V'" in str(error.value)
+
+
+def encoded(declared: str, values: pa.Array) -> list[str | None]:
+    """What is sent for a column of an ARRAY or OBJECT. Of the types alone: the stand-in calls both VARIANT."""
+    how = writing(Column("V", declared, declared), values.type)
+    if how is None:
+        raise ValueError("cannot hold it")
+    assert how.insert == f"PARSE_JSON({{}})::{declared}"
+    return how.values(values).to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("declared", "values", "texts"),
+    [
+        ("ARRAY", pa.array(['[""]', None]), ['[""]', None]),
+        ("ARRAY", pa.array([["x"], None]), ['["x"]', None]),
+        ("OBJECT", pa.array([' {"x": 4}', None]), [' {"x": 4}', None]),
+        ("OBJECT", pa.array([{"x": 4}, None]), ['{"x": 4}', None]),
+    ],
+)
+def test_what_arrays_and_objects_take(declared: str, values: pa.Array, texts: list[str | None]) -> None:
+    """Each its own kind of nested values, and text of that kind."""
+    assert encoded(declared, values) == texts
+
+
+@pytest.mark.parametrize(
+    ("declared", "values", "message"),
+    [
+        ("ARRAY", pa.array(['{"x": 4}']), r"begin with \["),
+        ("ARRAY", pa.array([""]), r"begin with \["),
+        ("ARRAY", pa.array([{"x": 4}]), "cannot hold"),
+        ("OBJECT", pa.array(['["x"]']), "begin with {"),
+        ("OBJECT", pa.array([["x"]]), "cannot hold"),
+    ],
+)
+def test_what_arrays_and_objects_refuse(declared: str, values: pa.Array, message: str) -> None:
+    """Snowflake would make an array of what is none, and NULL of a blank text."""
+    with pytest.raises(ValueError, match=message):
+        encoded(declared, values)
+
+
+def test_what_json_lacks_makes_no_column(account: Any, load: MakeLoad) -> None:
+    """Of a table to be made, said by the column's name before anything is sent."""
+    given = rows(START, whens=pa.array([[1]], pa.list_(INSTANT)))
+    with account.side(account.name(), create=True) as side:
+        with pytest.raises(PermanentError, match="column 'whens': no type of the target keeps what the staged list"):
+            side.upload(load(NOON, given))
+        assert side.count(NOON) == 0
 
 
 def test_rows_of_many_files(
@@ -278,6 +344,7 @@ def test_what_is_sent(account: Any, load: MakeLoad, publish: Publish) -> None:
     assert len(logins) == 1
     assert all(word in logins[0] for word in ('"TIMEZONE": "UTC"', '\\"pipeline\\": \\"flights\\"', "LOCK_TIMEOUT"))
     assert "STATEMENT_TIMEOUT_IN_SECONDS" in logins[0]
+    assert re.search(r'"ROWS_PER_RESULTSET": "?0\b', logins[0])
     texts = [each["sql"] for each in sent if not each["sql"].startswith("LOGIN")]
     assert not any(account.options["password"] in each["sql"] for each in sent)
     inside = [each["sql"] for each in sent if each["transaction"] is not None]
@@ -295,7 +362,7 @@ def test_what_is_sent(account: Any, load: MakeLoad, publish: Publish) -> None:
 
 
 #: Of a load into a table that is there, with its ledger: docs/reference/snowflake.md names it.
-STATEMENTS = 19
+STATEMENTS = 20
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -313,11 +380,34 @@ def test_new_columns(account: Any, load: MakeLoad, publish: Publish) -> None:
             one = load(NOON, given, fence=len(names))
             ddl = side.ddl(given, {})
             assert [text for text in ddl if "MORE" in text] == (
-                [f'ALTER TABLE "DB"."PUBLIC"."{table}" ADD COLUMN "MORE" VARCHAR;'] if how == "add" else []
+                [f'ALTER TABLE "DB"."PUBLIC"."{table}" ADD COLUMN IF NOT EXISTS "MORE" VARCHAR;']
+                if how == "add"
+                else []
             )
             side.upload(one)
             publish(side, one)
             assert extracted(side).column_names == names
+
+
+def test_a_column_that_another_worker_adds_first(front: Any, account: Any, load: MakeLoad, publish: Publish) -> None:
+    """It is there: the rows go in."""
+    table = account.name()
+    account.run(f'CREATE TABLE {table} ("AT" TIMESTAMP_TZ)')
+    added = []
+
+    def outrun(what: str, ask: Callable[[], tuple[int, bytes]]) -> tuple[int, bytes]:
+        if what.startswith("ALTER TABLE"):
+            added.append(what)
+            account.run(f"ALTER TABLE {table} ADD COLUMN N NUMBER(19, 0)")
+        return ask()
+
+    front.answer = outrun
+    with account.side(table, new_columns="add", port=front.server_port) as side:
+        one = load(NOON, rows(START, n=pa.array([7])))
+        side.upload(one)
+        assert publish(side, one) == 1
+        assert extracted(side).column("N").to_pylist() == [7]
+    assert len(added) == 1
 
 
 def test_a_missing_table(account: Any, load: MakeLoad) -> None:

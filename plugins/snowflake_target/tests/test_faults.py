@@ -167,6 +167,30 @@ def test_a_transaction_that_the_server_has_ended_publishes_nothing(
         assert slow.count(NOON) == other.count(NOON) == 1
 
 
+def test_a_transaction_that_the_server_ends_just_before_its_commit(
+    front: Any, account: Any, load: MakeLoad, publish: Publish
+) -> None:
+    """The commit succeeds, of nothing: as many old rows as new would not tell, the ledger does."""
+    table = account.name()
+    settings = {"create": True, "ledger": f"L{table}"}
+    with account.side(table, **settings, port=front.server_port) as slow, account.side(table, **settings) as other:
+        first, second = load(NOON, ROWS, fence=1), load(NOON, ROWS, fence=2)
+        slow.upload(first)
+        other.upload(second)
+
+        def outrun(what: str, ask: Callable[[], tuple[int, bytes]]) -> tuple[int, bytes]:
+            if what == "COMMIT":  # the other waits for the lock until the server rolls back the one that stands still
+                assert publish(other, second) == 2
+            return ask()
+
+        front.answer = outrun
+        with pytest.raises(TransientError, match="the server ended the transaction before its commit"):
+            publish(slow, first)
+        front.answer = lambda what, ask: ask()
+        assert not slow.published(first)
+        assert other.published(second)
+
+
 def test_a_lock_is_waited_for_no_longer_than_said(account: Any, load: MakeLoad, publish: Publish) -> None:
     """A publication that finds another at work heals, and blames no side; then it goes through."""
     table = account.name()

@@ -179,8 +179,9 @@ class SnowflakeConnector(Source, Target):
     def upload(self, load: Load) -> None:
         """Copies the staged rows into a temporary table; makes the ledger, and with `create` the table, where missing.
 
-        Raises PermanentError for a staged column or value that the table cannot hold, SideError for a table that no
-        row can be written to.
+        Raises PermanentError for a staged column or value that the table cannot hold, SideError for a table that is not
+        there, lacks what the settings name, or is limited by `where`. Whether the role may write to it, and whether it
+        is a table and no view, shows at publication.
         """
         if self._settings.where is not None:
             raise SideError(f"{self._place}: where limits a source only; limit a target by scope")
@@ -225,7 +226,7 @@ class SnowflakeConnector(Source, Target):
         known = side.table.columns
         new = [at for at, name in enumerate(names) if column_of(name, known) is None]
         added = [declared(schema.field(at), names[at], self._place) for at in new]
-        return [*ledger, *(f"ALTER TABLE {side.table.sql} ADD COLUMN {column}" for column in added)]
+        return [*ledger, *(f"ALTER TABLE {side.table.sql} ADD COLUMN IF NOT EXISTS {column}" for column in added)]
 
     def ddl(self, rows: Batch, columns: Mapping[str, str]) -> Sequence[str]:
         schema = pa.RecordBatchReader.from_stream(rows).schema
@@ -254,8 +255,10 @@ class SnowflakeConnector(Source, Target):
 
     @contextmanager
     def transaction(self) -> Iterator[Publication]:
+        publication = SnowflakePublication(self._session, self._ledger, self._scratch_of, self._look)
         with self._session.transaction():
-            yield SnowflakePublication(self._session, self._ledger, self._scratch_of, self._look)
+            yield publication
+        publication.check_committed()
 
     def published(self, load: Load) -> bool:
         side = self._look()

@@ -95,9 +95,13 @@ class TargetLedger:
 
     def holds(self, claim: Claim) -> bool:
         """Whether the claim's window is published under the claim's own fence."""
+        return self.ready() and self.entered(claim)
+
+    def entered(self, claim: Claim) -> bool:
+        """The same, of a ledger that is known to be there."""
         window = claim.window
         mine = Entry(claim.record.pipeline, window.start_us, window.end_us, claim.fence, self.scope)
-        return self.ready() and mine in self.overlapping(claim)
+        return mine in self.overlapping(claim)
 
     def _found(self, condition: str, *values: object) -> list[Entry]:
         rows = self._session.rows(

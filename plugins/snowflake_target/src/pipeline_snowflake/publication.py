@@ -24,6 +24,7 @@ class SnowflakePublication(Publication):
     _scratch_of: Callable[[Load], Scratch]
     _look: Callable[[], Side | None]
     _side: Side | None = field(default=None, init=False)
+    _load: Load | None = field(default=None, init=False)
 
     def guard(self, load: Load) -> None:
         side = self._scratch_of(load).loading.side
@@ -31,7 +32,18 @@ class SnowflakePublication(Publication):
         ledger.lock()
         change = enter(ledger.overlapping(load.claim), load.claim, self._session.place, ledger.scope)
         ledger.apply(change)
-        self._side = side
+        self._side, self._load = side, load
+
+    def check_committed(self) -> None:
+        """Raises TransientError where the server had ended the transaction before the commit, which then tells nothing.
+
+        The audit would not notice where the old rows are as many as the new.
+        """
+        if self._load is not None and not self._ledger(self._guarded).entered(self._load.claim):
+            raise TransientError(
+                f"{self._session.place}: the server ended the transaction before its commit; the window is published "
+                "again"
+            )
 
     def delete(self, window: Window) -> int:
         side = self._guarded

@@ -249,5 +249,6 @@ class Session:
                 "QUERY_TAG": json.dumps({"pipeline": self._pipeline}),
                 "STATEMENT_TIMEOUT_IN_SECONDS": limit,
                 "LOCK_TIMEOUT": limit,
+                "ROWS_PER_RESULTSET": 0,  # a user's own limit would cut off counts and rows, without a word
             },
         }

@@ -23,7 +23,13 @@ MISFIT: Final = (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError, Overf
 # What is made for 64 bits has as many; the few numbers of 19 digits that are beyond them are refused.
 _INT64_DIGITS: Final = 19
 _DIGITS_OF_TIME: Final = 9  # of a second's fraction, where a type says none
-_SEMI: Final = ("VARIANT", "OBJECT", "ARRAY")
+# Which nested values each takes, and how a text for it begins. Snowflake makes NULL of a blank one, and of anything but
+# an array that is cast to one an array of it.
+_SEMI: Final = {
+    "VARIANT": ({"list", "struct", "map"}, ""),
+    "ARRAY": ({"list"}, "["),
+    "OBJECT": ({"struct", "map"}, "{"),
+}
 _UTC: Final = pa.timestamp("us", "UTC")
 _LOCAL: Final = pa.timestamp("us")
 
@@ -85,11 +91,12 @@ _KINDS: Final[tuple[tuple[str, Callable[[pa.DataType], bool]], ...]] = (
     ("time", pt.is_time),
     ("instant", lambda arrow: pt.is_timestamp(arrow) and arrow.tz is not None),
     ("naive", lambda arrow: pt.is_timestamp(arrow) and arrow.tz is None),
-    ("map", pt.is_map),
-    ("struct", pt.is_struct),
-    ("list", lambda arrow: pt.is_list(arrow) or pt.is_large_list(arrow) or pt.is_fixed_size_list(arrow)),
+    ("map", lambda arrow: pt.is_map(arrow) and kind(arrow.key_type) in {"text", "int"} and _in_json(arrow.item_type)),
+    ("struct", lambda arrow: pt.is_struct(arrow) and all(_in_json(field.type) for field in arrow)),
+    ("list", lambda arrow: _is_list(arrow) and _in_json(arrow.value_type)),
     ("null", pt.is_null),
 )
+_JSON: Final = {"bool", "int", "float", "text", "null", "map", "struct", "list"}
 _DIGITS: Final = {8: 3, 16: 5, 32: 10}
 _MADE: Final = {
     "bool": "BOOLEAN",
@@ -102,6 +109,15 @@ _MADE: Final = {
     "naive": "TIMESTAMP_NTZ",
     **dict.fromkeys(("map", "struct", "list"), "VARIANT"),
 }
+
+
+def _is_list(arrow: pa.DataType) -> bool:
+    return bool(pt.is_list(arrow) or pt.is_large_list(arrow) or pt.is_fixed_size_list(arrow))
+
+
+def _in_json(arrow: pa.DataType) -> bool:
+    """Whether JSON has such values: it lacks bytes, decimals and times."""
+    return kind(arrow) in _JSON
 
 
 def kind(arrow: pa.DataType) -> str:
@@ -154,9 +170,6 @@ def writing(column: Column, arrow: pa.DataType) -> Writing | None:
 
 def _writing(column: Column) -> tuple[set[str], Writing] | None:
     """Which kinds of staged values a column takes, and how."""
-    if column.kind in _SEMI:
-        insert = "PARSE_JSON({})" if column.kind == "VARIANT" else f"PARSE_JSON({{}})::{column.kind}"
-        return {"text", "list", "struct", "map"}, Writing("VARCHAR", pa.string(), insert, _as_json)
     if column.kind in (NAIVE, *INSTANTS):
         digits = column.sizes[0] if column.sizes else _DIGITS_OF_TIME
         insert = f"TO_{column.kind}({{}}, {US})"
@@ -164,6 +177,12 @@ def _writing(column: Column) -> tuple[set[str], Writing] | None:
         return {"naive" if column.kind == NAIVE else "instant"}, how
     made = _WRITTEN.get(column.kind)
     return None if made is None else made(column)
+
+
+def _semi(column: Column) -> tuple[set[str], Writing]:
+    kinds, begins = _SEMI[column.kind]
+    insert = "PARSE_JSON({})" if column.kind == "VARIANT" else f"PARSE_JSON({{}})::{column.kind}"
+    return {"text", *kinds}, Writing("VARCHAR", pa.string(), insert, lambda values: _as_json(values, begins))
 
 
 def _number(column: Column) -> tuple[set[str], Writing]:
@@ -212,6 +231,7 @@ _WRITTEN: Final = {
     "BOOLEAN": _boolean,
     "DATE": _date,
     "TIME": _time,
+    **dict.fromkeys(_SEMI, _semi),
 }
 
 
@@ -275,10 +295,17 @@ def _check_length(lengths: pa.Array, column: Column) -> None:
         raise ValueError(f"one of length {longest}, longer than {column.sizes[0]}")
 
 
-def _as_json(values: pa.Array) -> pa.Array:
-    """Nested values as JSON text; text is JSON already."""
+def _as_json(values: pa.Array, begins: str) -> pa.Array:
+    """Nested values as JSON text; text is JSON already, and begins as said, or in any way."""
     if kind(values.type) == "text":
-        return values.cast(pa.string())
-    found = values.to_pylist(maps_as_pydicts="strict")
+        texts = values.cast(pa.string())
+        first = pc.utf8_slice_codeunits(pc.ascii_trim_whitespace(texts), 0, 1)
+        if pc.any(pc.not_equal(first, begins) if begins else pc.equal(first, "")).as_py():
+            raise ValueError(f"a text that does not begin with {begins}" if begins else "a blank text")
+        return texts
+    try:
+        found = values.to_pylist(maps_as_pydicts="strict")
+    except KeyError:  # which shows the key
+        raise ValueError("a map that has one key twice") from None
     texts = [None if value is None else json.dumps(value, ensure_ascii=False, allow_nan=False) for value in found]
     return pa.array(texts, pa.string())
