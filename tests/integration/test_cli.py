@@ -481,7 +481,7 @@ def test_plugins_needs_no_configuration(shell: Shell) -> None:
 
 
 def test_a_run_from_elsewhere_finds_the_same_records(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As cron does it: what was verified is known, nothing is counted anew, and no store is made where it was started."""
+    """As cron does it: what was verified is known, nothing is counted anew, and no store is made where it started."""
     shell.configure(store=None, stage=None)
     assert shell("run").code == 0
     before = shell.world.rows("target")

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import closing
 from functools import partial
-from logging import DEBUG
+from logging import DEBUG, WARNING
 
-from pipeline_core.contracts import Batch, Batches, ExtractRequest, Load, Staged, StageRequest
+from pipeline_core.contracts import Batch, Batches, DeferredTarget, ExtractRequest, Load, Staged, StageRequest
 from pipeline_core.engine.parts import Parts, blaming
-from pipeline_core.errors import MismatchError, PermanentError, TransientError
+from pipeline_core.errors import MismatchError, PermanentError, SideError, TransientError
 from pipeline_core.log import timed
 from pipeline_core.record import Claim
 from pipeline_core.window import Window
@@ -124,17 +124,59 @@ def _bytes(staged: Staged) -> int:
     return sum(file.bytes for file in staged.files)
 
 
-def load_of(parts: Parts, claim: Claim, staged: Staged) -> Load:
-    """What the target is asked to load."""
+def load_of(parts: Parts, claim: Claim, staged: Staged, token: str | None = None) -> Load:
+    """What the target is asked to load; `token` names the rows where they were submitted."""
     read = _reader(parts, claim.window, staged)
-    return Load(claim, staged, read, parts.config.columns)
+    return Load(claim, staged, read, parts.config.columns, token)
 
 
 def upload(parts: Parts, load: Load) -> None:
-    """Puts the staged rows into the target's scratch, which nobody else sees."""
+    """Puts the staged rows into the target's scratch, which nobody else sees; what was submitted is there already."""
+    if load.token is not None:
+        if not uploaded(parts, load.window, load.token):
+            raise TransientError(
+                f"target: {load.window}: the upload goes on; publish it when poll_submitted_data says 'uploaded'"
+            )
+        return
     with timed() as watch:
         parts.retried("upload", load.window, blaming("target")(partial(parts.target.upload, load)))
     parts.report.tell("uploaded", load.window, rows=load.staged.rows, seconds=watch.seconds)
+
+
+def submit(parts: Parts, load: Load) -> str | None:
+    """Begins an upload that the target's server ends by itself; its token, or None where the target cannot do so."""
+    if not isinstance(parts.target, DeferredTarget):
+        return None
+    with timed() as watch:
+        token = parts.retried("submit", load.window, partial(parts.target.submit, load))
+    parts.report.tell("submitted", load.window, rows=load.staged.rows, seconds=watch.seconds)
+    return token
+
+
+def uploaded(parts: Parts, window: Window, token: str) -> bool:
+    """Whether the server has every row of what was submitted."""
+    done = parts.retried("poll", window, partial(_deferred(parts).uploaded, token))
+    parts.report.tell("polled", window, uploaded=done)
+    return done
+
+
+def cancel(parts: Parts, window: Window, token: str) -> None:
+    """Ends what was submitted, and drops its scratch. What cannot be reached now expires; it is told, not hidden."""
+    try:
+        parts.retried("cancel", window, lambda: _deferred(parts).cancel(token))
+    except Exception as error:  # noqa: BLE001 - whatever a plugin raises, nobody waits for this upload any more
+        parts.report.tell("cleanup failed", window, level=WARNING, error=f"{type(error).__name__}: {error}")
+    else:
+        parts.report.tell("cancelled", window)
+
+
+def _deferred(parts: Parts) -> DeferredTarget:
+    if not isinstance(parts.target, DeferredTarget):
+        raise SideError(
+            f"target: an upload was submitted, and {type(parts.target).__name__} cannot go on with one; "
+            "put the target back to what it was then, or release the record"
+        )
+    return parts.target
 
 
 @blaming("stage")
