@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from attrs import field, frozen
@@ -21,6 +22,19 @@ T = TypeVar("T")
 
 def never() -> bool:
     return False
+
+
+@contextmanager
+def blaming(part: str) -> Iterator[None]:
+    """Notes whose a TransientError is, unless that was noted further in: it says itself only what could not be reached.
+
+    Serves as a decorator too, of a function that is no generator.
+    """
+    try:
+        yield
+    except TransientError as error:
+        error.part = error.part or part
+        raise
 
 
 @frozen
