@@ -104,9 +104,13 @@ class Server:
         """The sessions that are open, with their temporary tables and the files in stages."""
         return self._asked("sessions")
 
+    def hold(self, on: bool) -> None:
+        """Lets no statement begin to go on without its session, or lets those go that wait."""
+        self._asked("hold?on=1" if on else "hold")
+
     def _asked(self, what: str) -> list[Any]:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/{what}", timeout=PATIENCE_S) as answer:
-            return list(json.load(answer))
+            return list(json.load(answer) or [])
 
     def options(self, database: str = "DB", schema: str = "PUBLIC") -> dict[str, Any]:
         """How to connect, in the connector's own words; database and schema are made with the first connection."""

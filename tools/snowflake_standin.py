@@ -4,8 +4,10 @@ Run by `snowflake_server.py`, with the Python of an environment of its own. What
 does it and fakesnow does not: a wrong password is refused; ALTER SESSION is accepted; a failed statement is a SQL
 error, not a status 500 that drivers repeat; DDL commits the open transaction; UPDATE, DELETE and MERGE lock their table
 until the transaction ends, and others wait (an idle holder in the way is rolled back: there after five minutes, here
-after `IDLE_S`); CURRENT_TRANSACTION(); PUT and COPY with the quotes and commas that other programs write; REMOVE.
-`/statements` gives the texts that each session has sent, `/sessions` what is open and lies about.
+after `IDLE_S`); CURRENT_TRANSACTION(); PUT and COPY with the quotes and commas that other programs write; REMOVE;
+statements that go on without their session, of which the status is told, and which are aborted; a table's stage goes
+with it. `/statements` gives the texts that each session has sent, `/sessions` what is open and lies about; between
+`/hold?on=1` and `/hold` no statement begins to go on without its session.
 
 What it forgives: any database and schema, which it makes; missing privileges; a second statement of a transaction sees
 what the first saw; it keeps no length of text, no nanoseconds and no zone of a value; it knows no warehouse, query
@@ -65,6 +67,7 @@ _PUT_STAGE = re.compile(r"(\bPUT\s+'(?:[^']|'')*'\s+)'(@[^']*)'", re.IGNORECASE)
 _MATCHING = re.compile(r"(\bMATCH_BY_COLUMN_NAME\s*=\s*)'(\w+)'", re.IGNORECASE)
 _OPTIONS = re.compile(r"\bFILE_FORMAT\s*=\s*\([^()]*\)", re.IGNORECASE)
 _REMOVING = re.compile(r'\s*REMOVE\s+@"([^"]+)"\."([^"]+)"\."([^"]+)"/(\S+)', re.IGNORECASE)
+_DROPPING = _begins(r'DROP\s+TABLE\s+(?:IF\s+EXISTS\s+)?"([^".]+)"\."([^".]+)"\."([^".]+)"')
 _NO_RESULT = "SELECT 'Statement executed successfully.' AS status"
 
 
@@ -76,11 +79,39 @@ class Session:
         self.autocommit = autocommit
         self.lock_timeout_s = lock_timeout_s
         self.transaction: str | None = None
+        self.left_alone = False
         self.seen = time.monotonic()
         self.busy = asyncio.Lock()
 
 
+class Alone:
+    """A statement that goes on without its session: it commits as the session does, and has nothing else of it."""
+
+    def __init__(self, session: Session, token: str) -> None:
+        self.id = str(uuid.uuid4())
+        self.status = "RUNNING"
+        self.code = ""
+        self.message = ""
+        self.task: asyncio.Task[None] | None = None
+        asked = fake.sessions[token]
+        fake.sessions[self.id] = fake.shared_fs.connect(asked.database, asked.schema, autocommit=session.autocommit)
+
+    async def run(self, request: Request) -> None:
+        try:
+            await going.wait()
+            found = json.loads((await fake.query_request(request)).body)
+            self.status = "SUCCESS" if found["success"] else "FAILED_WITH_ERROR"
+            self.code, self.message = found.get("code") or "", found.get("message") or ""
+        except asyncio.CancelledError:
+            self.status, self.code, self.message = "ABORTED", "000604", "SQL execution canceled"
+        finally:
+            fake.sessions.pop(self.id).close()
+
+
 sessions: dict[str, Session] = {}
+alone: dict[str, Alone] = {}
+going = asyncio.Event()
+going.set()
 statements: list[dict[str, Any]] = []
 locks: dict[str, str] = {}
 definitions = asyncio.Lock()  # what fakesnow notes of a table, two statements at once would note twice
@@ -143,6 +174,8 @@ async def query(request: Request) -> JSONResponse:
         shutil.rmtree(internal_dir(".".join(removing.group(1, 2, 3)), removing[4]), ignore_errors=True)
     if removing or _SESSION.match(sql):
         return await fake.query_request(with_body(request, {**body, "sqlText": _NO_RESULT, "bindings": None}))
+    if body.get("asyncExec"):
+        return started(request, body, Alone(session, token), session)
     blocked = await begun(token, session, sql)
     if blocked is not None:
         return blocked
@@ -150,10 +183,48 @@ async def query(request: Request) -> JSONResponse:
     sql = _SCRATCH.sub("", plainer(sql)).replace("CURRENT_TRANSACTION()", here)
     async with session.busy, definitions if _DDL.match(sql) else contextlib.AsyncExitStack():
         answer = await fake.query_request(with_body(request, {**body, "sqlText": sql}))
+    if dropping := _DROPPING.match(sql):
+        shutil.rmtree(internal_dir("{}.{}.%{}".format(*dropping.groups())), ignore_errors=True)
     session.seen = time.monotonic()
     if _ENDING.match(sql) or session.transaction is None:
         free(token)
     return completed(answer)
+
+
+def started(request: Request, body: Any, statement: Alone, session: Session) -> JSONResponse:
+    """Starts a statement that goes on without its session, and answers at once."""
+    headers = [each for each in request.scope["headers"] if each[0] != b"authorization"]
+    headers.append((b"authorization", f'Snowflake Token="{statement.id}"'.encode()))
+    own = Request({**request.scope, "headers": headers}, request.receive)
+    statement.task = asyncio.create_task(statement.run(with_body(own, {**body, "sqlText": plainer(body["sqlText"])})))
+    alone[statement.id] = statement
+    session.left_alone = True
+    data = {"queryId": statement.id, "getResultUrl": f"/queries/{statement.id}/result", "queryAbortsAfterSecs": 300}
+    text = "Query execution in progress. Asynchronous execution is requested."
+    return JSONResponse({"data": data, "code": "333334", "message": text, "success": True})
+
+
+async def monitored(request: Request) -> JSONResponse:
+    """What became of a statement that goes on without its session."""
+    fake.to_conn(fake.to_token(request))
+    each = alone.get(request.path_params["sfqid"])
+    told = [] if each is None else [{"status": each.status, "errorCode": each.code, "errorMessage": each.message}]
+    return JSONResponse({"data": {"queries": told}, "code": None, "message": None, "success": True})
+
+
+async def aborted(request: Request) -> JSONResponse:
+    """Ends a statement that goes on without its session, and says whether there was one."""
+    fake.to_conn(fake.to_token(request))
+    each = alone.get(request.path_params["sfqid"])
+    going_on = each is not None and each.task is not None and each.task.cancel()
+    text = None if going_on else "Identified SQL statement is not currently executing."
+    return JSONResponse({"data": None, "code": None if going_on else "000605", "message": text, "success": going_on})
+
+
+async def held(request: Request) -> JSONResponse:
+    """Holds such statements, or lets them go."""
+    (going.clear if request.query_params.get("on") else going.set)()
+    return JSONResponse(None)
 
 
 def plainer(sql: str) -> str:
@@ -240,12 +311,15 @@ async def sent(request: Request) -> JSONResponse:
 
 
 async def opened(request: Request) -> JSONResponse:
-    """The sessions that are open, their temporary tables, and the files that lie in any stage."""
+    """The sessions that are open, their temporary tables, and the files that lie in any stage.
+
+    A session that 4.x has left with a statement that goes on is none: it ends when it has been idle.
+    """
     del request
     tables = [name for token in list(sessions) for name in await temporary(token)]
     files = [file for file in Path(LOCAL_BUCKET_PATH).rglob("*") if file.is_file()]
     listed = [f"temporary table {name}" for name in tables] + [f"staged file {file}" for file in files]
-    return JSONResponse([*(f"session {session.id}" for session in sessions.values()), *listed])
+    return JSONResponse([*(f"session {each.id}" for each in sessions.values() if not each.left_alone), *listed])
 
 
 async def temporary(token: str) -> list[str]:
@@ -306,10 +380,14 @@ MINE = {
     "/session/v1/login-request": login,
     "/queries/v1/query-request": query,
     "/session": session,
+    "/monitoring/queries/{sfqid}": monitored,
 }
 routes = [Route(each.path, MINE.get(each.path, each.endpoint), methods=list(each.methods)) for each in fake.routes]
 more = [
     Route("/telemetry/send", told, methods=["POST"]),
+    Route("/monitoring/queries//{sfqid}", monitored, methods=["GET"]),  # as 5.x writes it
+    Route("/queries/{sfqid}/abort-request", aborted, methods=["POST"]),
+    Route("/hold", held, methods=["GET"]),
     Route("/statements", sent, methods=["GET"]),
     Route("/sessions", opened, methods=["GET"]),
 ]

@@ -325,13 +325,16 @@ class ExtractRequest:
 class Load:
     """One window to load: from `read()`, or from the files of `staged` by URL where the target can take them.
 
-    `columns` maps source names to target names; the rest keep theirs, matched by the target's own case rule.
+    `columns` maps source names to target names; the rest keep theirs, matched by the target's own case rule. `token` is
+    what `DeferredTarget.submit` answered for these staged files, perhaps under a lower fence and to another process;
+    None where this side has uploaded them itself.
     """
 
     claim: Claim
     staged: Staged
     read: Callable[[], Batches]
     columns: Mapping[str, str] = field(factory=dict)
+    token: str | None = None
 
     @property
     def window(self) -> Window:
@@ -458,6 +461,32 @@ class Target(Connector):
     @abstractmethod
     def discard(self, claim: Claim) -> None:
         """Drops the window's scratch of this and every lower fence. Harmless where there is none."""
+
+
+class DeferredTarget(Target):
+    """A target whose server uploads while no worker waits, as `Can.DEFER` declares: `upload` in two halves.
+
+    A load that carries the token is published as any other, under the fence of the submission or a higher one. Such
+    scratch outlives session and process: `discard` drops it from whichever process, and what nobody discards expires.
+    """
+
+    @abstractmethod
+    def submit(self, load: Load) -> str:
+        """Begins an upload that the server ends without this process; returns the token by which any process finds it.
+
+        Submitting again takes the place of what was submitted of the window under this and every lower fence.
+        """
+
+    @abstractmethod
+    def uploaded(self, token: str) -> bool:
+        """Whether every row is in scratch; False while the server goes on.
+
+        Raises what it failed with, as any fault; TransientError where scratch is gone, and has to be submitted anew.
+        """
+
+    @abstractmethod
+    def cancel(self, token: str) -> None:
+        """Ends the upload and drops its scratch. Harmless where it has ended, was published, or is gone."""
 
 
 # --- the smaller hooks -----------------------------------------------------------------------------------------------

@@ -28,10 +28,12 @@ class Parcel:
     claim: Claim | None
 
 
-def to_mapping(claim: Claim, timezone: str) -> dict[str, Any]:
-    """A claimed record as a mapping, its times on the clock of `timezone`."""
+def to_mapping(claim: Claim, timezone: str, upload: str | None = None) -> dict[str, Any]:
+    """A claimed record as a mapping, its times on the clock of `timezone`; `upload` is the token of a submitted one."""
     record = claim.record
     ours = {"name": record.pipeline, "claim": claim.id, "fence": claim.fence, "attempts": record.attempts}
+    if upload is not None:
+        ours["upload"] = upload
     return {
         START: record.window.start.in_timezone(timezone).isoformat(),
         END: record.window.end.in_timezone(timezone).isoformat(),
@@ -49,6 +51,12 @@ def from_mapping(mapping: Mapping[str, Any], pipeline: str) -> Parcel:
     return Parcel(window, fields, _claim(mapping.get(OURS), window, fields, pipeline))
 
 
+def upload_of(mapping: Mapping[str, Any]) -> str | None:
+    """The token of the upload that travels with a record that `from_mapping` can read; None where none does."""
+    ours: Mapping[str, Any] = mapping.get(OURS) or {}
+    return ours.get("upload")
+
+
 def _claim(ours: object, window: Window, fields: Mapping[str, Any], pipeline: str) -> Claim | None:
     if ours is None:
         return None
@@ -59,6 +67,8 @@ def _claim(ours: object, window: Window, fields: Mapping[str, Any], pipeline: st
             f"record: {OURS}.name: the record belongs to pipeline {ours.get('name')!r}, "
             f"the configuration is that of {pipeline!r}"
         )
+    if not isinstance(ours.get("upload", ""), str):
+        raise RecordError(f"record: {OURS}.upload: expected the text that submit_staged_data put there")
     return Claim(ours["claim"], Record(pipeline, window, fields), ours["fence"])
 
 

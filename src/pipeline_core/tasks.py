@@ -34,7 +34,7 @@ from pipeline_core.errors import (
     SideError,
     TransientError,
 )
-from pipeline_core.mappings import from_mapping, to_mapping
+from pipeline_core.mappings import from_mapping, to_mapping, upload_of
 from pipeline_core.pipeline import Pipeline, When
 from pipeline_core.record import Claim, Outcome, Status, Verdict
 from pipeline_core.window import Window
@@ -128,11 +128,45 @@ def extract_source_data(config: Config, record: Mapping[str, Any]) -> Result:
     return _under_claim(config, record, step)
 
 
-def load_staged_data(config: Config, record: Mapping[str, Any]) -> Result:
-    """Publishes the staged window in one transaction of the target. Returns `{'exit_dag', 'record', 'rows'}`."""
+def submit_staged_data(config: Config, record: Mapping[str, Any]) -> Result:
+    """Begins the upload of the staged window, which the target's server ends while no worker waits for it.
+
+    Returns `{'exit_dag', 'record', 'rows'}`. The record carries the upload: it is the one to poll, to load and to
+    release. Submitting again takes the place of what was submitted before. Where the target cannot upload by itself
+    (`Can.DEFER`) nothing is submitted, and `load_staged_data` uploads.
+    """
 
     def step(parts: Parts, claim: Claim) -> Result:
         load = transfer.load_of(parts, claim, _staged(parts, claim))
+        token = transfer.submit(parts, load)
+        return {"exit_dag": False, "record": _mapping(parts, claim, token), "rows": load.staged.rows}
+
+    return _under_claim(config, record, step)
+
+
+def poll_submitted_data(config: Config, record: Mapping[str, Any]) -> Result:
+    """Asks once whether the target holds what was submitted, and renews the lease: ask more often than `run.lease_s`.
+
+    Returns `{'exit_dag', 'record', 'uploaded'}`; `uploaded` True: go on with `load_staged_data`. Raises what the upload
+    failed with; where that can heal, submit again.
+    """
+
+    def step(parts: Parts, claim: Claim) -> Result:
+        token = upload_of(record)
+        uploaded = token is None or transfer.uploaded(parts, claim.window, token)
+        return {"exit_dag": False, "record": _mapping(parts, claim, token), "uploaded": uploaded}
+
+    return _under_claim(config, record, step)
+
+
+def load_staged_data(config: Config, record: Mapping[str, Any]) -> Result:
+    """Publishes the staged window in one transaction of the target. Returns `{'exit_dag', 'record', 'rows'}`.
+
+    It uploads first, unless the record carries what `submit_staged_data` has submitted; that has to be there in full.
+    """
+
+    def step(parts: Parts, claim: Claim) -> Result:
+        load = transfer.load_of(parts, claim, _staged(parts, claim), upload_of(record))
         transfer.upload(parts, load)
         publish.publish(parts, load)
         return {"exit_dag": False, "record": _mapping(parts, claim), "rows": load.staged.rows}
@@ -170,6 +204,7 @@ def release_record(config: Config, record: Mapping[str, Any], reason: str = "rel
     """
 
     def step(parts: Parts, claim: Claim) -> Result:
+        _cancel(parts, claim, record)
         verdict = runner.verdict_on(TransientError(reason), claim, parts.config.run)
         _finish(parts, claim, verdict)
         return {"exit_dag": True, "reason": verdict.reason, "status": str(verdict.status)}
@@ -197,6 +232,10 @@ def _under_claim(
             raise RecordError("record: PIPELINE: no claim; pass the record of store_new_and_pass_valid_record")
         try:
             claim = parts.store.resume(claim, parts.config.run.lease_s)
+        except ClaimLostError as error:
+            _cancel(parts, claim, record)
+            return _exit(f"claimed elsewhere: {error}")
+        try:
             if claim.record.status is Status.QUARANTINED:
                 raise PermanentError(f"window {claim.window} is quarantined: {claim.record.reason}")
             if claim.record.status is Status.DONE:
@@ -225,6 +264,13 @@ def _finish(parts: Parts, claim: Claim, verdict: Verdict) -> None:
     parts.report.tell("settled", claim.window, status=verdict.status, outcome=verdict.outcome, reason=verdict.reason)
 
 
+def _cancel(parts: Parts, claim: Claim, record: Mapping[str, Any]) -> None:
+    """Ends the upload that travels with the record, which nobody is to publish any more."""
+    token = upload_of(record)
+    if token is not None:
+        transfer.cancel(parts, claim.window, token)
+
+
 def _staged(parts: Parts, claim: Claim) -> Staged:
     staged = transfer.latest(parts, claim)
     if staged is None:
@@ -238,8 +284,8 @@ def _pipeline(config: Config) -> Pipeline:
     return Pipeline.from_mapping(config) if isinstance(config, Mapping) else Pipeline.from_file(config)
 
 
-def _mapping(parts: Parts, claim: Claim) -> Result:
-    return to_mapping(claim, parts.config.policy.timezone)
+def _mapping(parts: Parts, claim: Claim, upload: str | None = None) -> Result:
+    return to_mapping(claim, parts.config.policy.timezone, upload)
 
 
 def _exit(reason: str) -> Result:

@@ -38,7 +38,7 @@ SECRET = "hunter2"
 class Suite(ConnectorSuite):
     """The suite on one kind of connector."""
 
-    can = frozenset({Can.EXTRACT, Can.LOAD, Can.ATOMIC})
+    can = frozenset(Can)
     secret = SECRET
 
     def __init__(self, kind: type[MemoryConnector]) -> None:
@@ -523,6 +523,115 @@ class SwallowsTheStagesError(MemoryConnector):
         super().upload(evolve(load, read=read))
 
 
+# --- submitted loads --------------------------------------------------------------------------------------------------
+
+
+class SubmitsForItself(MemoryConnector):
+    """What was submitted ends with its connector, as temporary tables do."""
+
+    def close(self) -> None:
+        for token in list(self.table.submitted):
+            self.cancel(token)
+        super().close()
+
+
+class SubmitsInPlace(MemoryConnector):
+    """Scratch is the table itself."""
+
+    def submit(self, load: Load) -> str:
+        token = super().submit(load)
+        self.table.rows = self.table.rows.plus(self.table.submitted[token].scratch.rows)
+        return token
+
+
+class EverythingIsUploaded(MemoryConnector):
+    """What is not there, too."""
+
+    def uploaded(self, token: str) -> bool:
+        return True
+
+
+class SubmitsNoEmptyLoad(MemoryConnector):
+    """No row, no scratch."""
+
+    def submit(self, load: Load) -> str:
+        token = super().submit(load)
+        if not load.staged.rows:
+            self.cancel(token)
+        return token
+
+
+class SubmitsBeside(MemoryConnector):
+    """Each task that is run again leaves what the former had submitted."""
+
+    def submit(self, load: Load) -> str:
+        before = dict(self.table.submitted)
+        token = super().submit(load)
+        self.table.scratch += len(before.keys() - self.table.submitted.keys())
+        self.table.submitted |= before
+        return token
+
+
+class CancelsNothing(MemoryConnector):
+    """It goes on."""
+
+    def cancel(self, token: str) -> None:
+        pass
+
+
+class CancelsOnce(MemoryConnector):
+    """What is gone is an error."""
+
+    def cancel(self, token: str) -> None:
+        self.uploaded(token)
+        super().cancel(token)
+
+
+class DiscardsHigherSubmissions(MemoryConnector):
+    """A late worker's cleaning takes what its successor has submitted."""
+
+    def withdraw(self, claim: Claim) -> None:
+        super().withdraw(evolve(claim, fence=2**62))
+
+
+class DiscardsItsOwnAlone(MemoryConnector):
+    """What another process has submitted stays for ever."""
+
+    def discard(self, claim: Claim) -> None:
+        self.drop(claim)
+
+
+class DiscardsEveryWindow(MemoryConnector):
+    """What was submitted of another window goes too."""
+
+    def withdraw(self, claim: Claim) -> None:
+        for each in [each.window for each in self.table.submitted.values()]:
+            super().withdraw(evolve(claim, record=evolve(claim.record, window=each)))
+
+
+class AnyTokenWillDo(MemoryConnector):
+    """Whatever files it was submitted for."""
+
+    class publication(MemoryPublication):  # noqa: N801
+        """Finds scratch by its token alone."""
+
+        def find(self, load: Load) -> Scratch:
+            return self.table.submitted[load.token].scratch if load.token else super().find(load)
+
+
+class SubmitsHalf(MemoryConnector):
+    """What came before the stage's error passes for all."""
+
+    def submit(self, load: Load) -> str:
+        def read() -> Batches:
+            try:
+                yield from load.read()
+            except OSError:
+                return
+
+        return super().submit(evolve(load, read=read))
+
+
 # --- shared tables ----------------------------------------------------------------------------------------------------
 
 
@@ -789,6 +898,8 @@ VALUES = "test_what_is_extracted_is_what_was_put"
 IDENTITY = "test_identity_is_stable_and_without_a_secret"
 SCOPED = "test_a_scope_limits_what_is_counted_and_extracted"
 ADOPTION = "test_an_adoption_hands_the_ledger_over"
+SUBMITTED = "test_a_submitted_load_is_published_by_another_side"
+DISCARDS_SUBMITTED = "test_discard_drops_what_was_submitted_under_its_fence_and_lower_ones"
 TABLE = [
     Mutant("one boundary", CountsTheEnd, BOUNDARY),
     Mutant("one boundary", CountsTheEnd, "test_counts_of_tiles_add_up"),
@@ -843,6 +954,19 @@ TABLE = [
     Mutant("scratch", DiscardsNothing, "test_discard_drops_scratch_of_its_fence_and_lower_ones"),
     Mutant("scratch", SwallowsTheStagesError, "test_a_failing_stage_keeps_its_error"),
     Mutant("scratch", LeavesHalfAnUpload, "test_a_failing_stage_keeps_its_error"),
+    Mutant("submitted loads", SubmitsForItself, SUBMITTED),
+    Mutant("submitted loads", SubmitsInPlace, SUBMITTED),
+    Mutant("submitted loads", EverythingIsUploaded, SUBMITTED),
+    Mutant("submitted loads", DiscardsItsOwnAlone, SUBMITTED),
+    Mutant("submitted loads", SubmitsNoEmptyLoad, "test_a_submitted_load_without_a_row_empties_its_window"),
+    Mutant("submitted loads", SubmitsBeside, "test_submitting_again_takes_the_place_of_the_former"),
+    Mutant("submitted loads", CancelsNothing, "test_cancel_ends_what_was_submitted"),
+    Mutant("submitted loads", CancelsOnce, "test_cancel_ends_what_was_submitted"),
+    Mutant("submitted loads", DiscardsHigherSubmissions, DISCARDS_SUBMITTED),
+    Mutant("submitted loads", DiscardsItsOwnAlone, DISCARDS_SUBMITTED),
+    Mutant("submitted loads", DiscardsEveryWindow, DISCARDS_SUBMITTED),
+    Mutant("submitted loads", AnyTokenWillDo, "test_only_what_was_submitted_is_published"),
+    Mutant("submitted loads", SubmitsHalf, "test_a_failing_stage_submits_nothing"),
     Mutant("clean exits", LeavesScratch, "test_leaving_the_side_releases_everything"),
     Mutant("clean exits", LeavesItsSession, "test_leaving_the_side_releases_everything"),
     Mutant("clean exits", HoldsTheLockAfterAFailure, "test_leaving_the_side_releases_everything"),

@@ -19,7 +19,7 @@ NUMBERS = count()
 class TestMemoryConnector(ConnectorSuite):
     """A table of its own for each side."""
 
-    can = frozenset({Can.EXTRACT, Can.LOAD, Can.ATOMIC})
+    can = frozenset(Can)
 
     def fresh(self) -> MemorySettings:
         return MemorySettings(MemoryTable(f"t{next(NUMBERS)}"))

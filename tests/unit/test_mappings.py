@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline_core import Claim, Record, RecordError, TimeError, Window
-from pipeline_core.mappings import from_mapping, to_mapping
+from pipeline_core.mappings import from_mapping, to_mapping, upload_of
 
 CLAIM = Claim("abc", Record("p", Window.from_us(1362895200_000000, 1362902400_000000), {"key_x": 0, "note": None}), 9)
 
@@ -37,6 +37,16 @@ def test_it_comes_back_as_it_went() -> None:
     assert (parcel.claim.id, parcel.claim.fence) == ("abc", 9)
 
 
+def test_a_submitted_upload_travels_with_its_record() -> None:
+    """Where one was submitted, and only there."""
+    record = json.loads(json.dumps(to_mapping(CLAIM, "America/New_York", "a token")))
+    claim = from_mapping(record, "p").claim
+    assert claim is not None
+    assert (upload_of(record), claim.id) == ("a token", "abc")
+    assert upload_of(mapping()) is None
+    assert "upload" not in mapping()["PIPELINE"]
+
+
 def test_a_plain_mapping_has_no_claim() -> None:
     """Two times are enough to count."""
     plain = mapping()
@@ -52,6 +62,7 @@ def test_a_plain_mapping_has_no_claim() -> None:
         ({"WINDOW_START_TIME": "2013-03-10T01:00:00"}, "WINDOW_START_TIME: found '2013-03-10T01:00:00'"),
         ({"WINDOW_END_TIME": 5}, "WINDOW_END_TIME: found 5"),
         ({"PIPELINE": {"claim": 1}}, "PIPELINE: expected the claim"),
+        ({"PIPELINE": {"name": "p", "claim": "abc", "fence": 1, "upload": 5}}, "PIPELINE.upload: expected the text"),
         ({"PIPELINE": {"name": "q", "claim": "abc", "fence": 1}}, "belongs to pipeline 'q'"),
     ],
 )

@@ -6,7 +6,7 @@ import gzip
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, contextmanager
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
@@ -85,6 +85,22 @@ class Account:
         if self._server is None:
             pytest.skip("only the stand-in keeps the statements that it was sent")
         return list(self._server.sent(since))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """As long as it lasts, no statement that was left to the stand-in begins; skipped elsewhere, as `sent` is."""
+        if self._server is None:
+            pytest.skip("only the stand-in can be made to hold a statement")
+        self._server.hold(True)
+        try:
+            yield
+        finally:
+            self._server.hold(False)
+
+    def uploads(self) -> list[str]:
+        """The tables of submitted uploads that are there."""
+        listed = "SELECT TABLE_NAME FROM INFORMATION_SCHEMA.TABLES WHERE STARTSWITH(TABLE_NAME, 'PIPELINE_UPLOAD_')"
+        return sorted(name for (name,) in self.run(listed))
 
     def sessions(self) -> list[str]:
         """The sessions that are open, their temporary tables and the files in stages, as far as that can be seen."""

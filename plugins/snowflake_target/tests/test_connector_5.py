@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 HERE = Path(__file__).parent
-SAME = ["test_connector.py", "test_faults.py", "test_connector_conformance.py::TestSnowflake"]
+SAME = ["test_connector.py", "test_deferred.py", "test_faults.py", "test_connector_conformance.py::TestSnowflake"]
 
 
 def run(place: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:

@@ -19,14 +19,14 @@ from pipeline_snowflake import SnowflakeSettings
 class TestSnowflake(ConnectorSuite):
     """A table of its own for each side; its columns have lower-case names, which only quotes keep."""
 
-    can = frozenset({Can.EXTRACT, Can.LOAD, Can.ATOMIC})
+    can = frozenset({Can.EXTRACT, Can.LOAD, Can.ATOMIC, Can.DEFER})
     declared = "TIMESTAMP_TZ"
     timezone: str | None = None
 
     @pytest.fixture(autouse=True)
     def _account(self, account: Any) -> None:
         self.account = account
-        self.others = set(account.sessions())  # of processes that other tests have killed
+        self.others = {*account.sessions(), *account.uploads()}  # of processes that other tests have killed
         type(self).secret = account.options["password"]
 
     def fresh(self) -> SnowflakeSettings:
@@ -58,7 +58,8 @@ class TestSnowflake(ConnectorSuite):
 
     def leftovers(self, settings: SnowflakeSettings) -> Sequence[str]:
         del settings
-        return [session for session in self.account.sessions() if session not in self.others]
+        found = [*self.account.uploads(), *self.account.sessions()]
+        return [each for each in found if each not in self.others]
 
 
 class TestSnowflakeLocalTime(TestSnowflake):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from logging import WARNING
 from typing import Any
 
 from attrs import asdict
@@ -56,7 +57,17 @@ def audit(parts: Parts, claim: Claim, staged: Staged, before: Counts | None = No
 
 
 def clean_up(parts: Parts, claim: Claim, *, finished: bool) -> None:
-    """Drops the window's scratch; its staged files too once it is finished (a retry starts from them)."""
+    """Drops the window's scratch; its staged files too once it is finished (a retry starts from them).
+
+    A window that was verified stays verified when something could not be cleaned; it is told, not hidden.
+    """
+    try:
+        _clean_up(parts, claim, finished=finished)
+    except Exception as error:  # noqa: BLE001 - whatever a plugin raises, the claim is settled as was decided
+        parts.report.tell("cleanup failed", claim.window, level=WARNING, error=f"{type(error).__name__}: {error}")
+
+
+def _clean_up(parts: Parts, claim: Claim, *, finished: bool) -> None:
     try:
         parts.target.discard(claim)
     finally:  # a target that is away keeps no files here

@@ -162,7 +162,7 @@ def attempt(parts: Parts, claim: Claim, outages: Outages) -> Tally:
             verdict, error = _judged(mine, claim)
         if lost.is_set() or isinstance(error, ClaimLostError):
             return _told_lost(parts, claim, error)
-        _clean_up(parts, claim, finished=verdict.status is not Status.PENDING)
+        clean_up(parts, claim, finished=verdict.status is not Status.PENDING)
         try:
             settle(parts, claim, verdict, outages)
         except ClaimLostError as late:
@@ -220,16 +220,8 @@ def _judged(parts: Parts, claim: Claim) -> tuple[Verdict, Exception | None]:
         return verdict_on(error, claim, parts.config.run), error
 
 
-def _clean_up(parts: Parts, claim: Claim, *, finished: bool) -> None:
-    """A window that was verified stays verified when something could not be cleaned; it is told, not hidden."""
-    try:
-        clean_up(parts, claim, finished=finished)
-    except Exception as error:  # noqa: BLE001 - as above
-        parts.report.tell("cleanup failed", claim.window, level=WARNING, error=f"{type(error).__name__}: {error}")
-
-
 def _told_lost(parts: Parts, claim: Claim, error: Exception | None) -> Tally:
-    _clean_up(parts, claim, finished=False)
+    clean_up(parts, claim, finished=False)
     parts.report.tell("claim lost", claim.window, reason=str(error or "another worker has taken over"))
     return Tally(Counter(["claim lost"]))
 

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import closing
 from functools import partial
-from logging import DEBUG
+from logging import DEBUG, WARNING
 
-from pipeline_core.contracts import Batch, Batches, ExtractRequest, Load, Staged, StageRequest
-from pipeline_core.engine.parts import Parts
-from pipeline_core.errors import MismatchError, PermanentError, TransientError
+from pipeline_core.contracts import Batch, Batches, DeferredTarget, ExtractRequest, Load, Staged, StageRequest
+from pipeline_core.engine.parts import Parts, blaming
+from pipeline_core.errors import MismatchError, PermanentError, SideError, TransientError
 from pipeline_core.log import timed
 from pipeline_core.record import Claim
 from pipeline_core.window import Window
@@ -47,6 +47,7 @@ def reuse(parts: Parts, claim: Claim, source_rows: int) -> Staged | None:
     return staged
 
 
+@blaming("stage")
 def latest(parts: Parts, claim: Claim) -> Staged | None:
     """The newest complete files of the window."""
     return max(parts.stage.find(prefix(parts.pipeline, claim.window)), key=lambda s: s.fence, default=None)
@@ -62,10 +63,11 @@ def extract(parts: Parts, claim: Claim, expected: int) -> Staged:
     batch_rows = parts.config.run.batch_rows if rate is None else min(parts.config.run.batch_rows, rate)
     asked = ExtractRequest(window, parts.config.exclude, batch_rows)
 
+    @blaming("stage")
     def attempt() -> Staged:
         with closing(parts.source.extract(asked)) as batches:
             seen = Watched(parts, window, "extracting", expected, rate)
-            with closing(seen.through(batches)) as watched:
+            with closing(seen.through(_blamed("source", batches))) as watched:
                 staged = parts.stage.write(request, watched)
         if staged.rows != seen.rows:
             raise MismatchError(f"stage: {window}: {seen.rows} rows were handed over, {staged.rows} are staged")
@@ -83,6 +85,7 @@ def sample(parts: Parts, window: Window) -> Batch:
     """The first rows of the window, perhaps none: what tells their columns, and no more than that is read."""
     asked = ExtractRequest(window, parts.config.exclude, parts.config.run.batch_rows)
 
+    @blaming("source")
     def attempt() -> Batch:
         with closing(parts.source.extract(asked)) as batches:
             for batch in batches:
@@ -92,6 +95,7 @@ def sample(parts: Parts, window: Window) -> Batch:
     return parts.retried("extract", window, attempt)
 
 
+@blaming("stage")
 def _check_room(parts: Parts, window: Window) -> None:
     """Raises where the stage is full. Files of this very window do not count: it is about to replace them."""
     limit = parts.config.run.stage_max_bytes
@@ -120,19 +124,62 @@ def _bytes(staged: Staged) -> int:
     return sum(file.bytes for file in staged.files)
 
 
-def load_of(parts: Parts, claim: Claim, staged: Staged) -> Load:
-    """What the target is asked to load."""
+def load_of(parts: Parts, claim: Claim, staged: Staged, token: str | None = None) -> Load:
+    """What the target is asked to load; `token` names the rows where they were submitted."""
     read = _reader(parts, claim.window, staged)
-    return Load(claim, staged, read, parts.config.columns)
+    return Load(claim, staged, read, parts.config.columns, token)
 
 
 def upload(parts: Parts, load: Load) -> None:
-    """Puts the staged rows into the target's scratch, which nobody else sees."""
+    """Puts the staged rows into the target's scratch, which nobody else sees; what was submitted is there already."""
+    if load.token is not None:
+        if not uploaded(parts, load.window, load.token):
+            raise TransientError(
+                f"target: {load.window}: the upload goes on; publish it when poll_submitted_data says 'uploaded'"
+            )
+        return
     with timed() as watch:
-        parts.retried("upload", load.window, partial(parts.target.upload, load))
+        parts.retried("upload", load.window, blaming("target")(partial(parts.target.upload, load)))
     parts.report.tell("uploaded", load.window, rows=load.staged.rows, seconds=watch.seconds)
 
 
+def submit(parts: Parts, load: Load) -> str | None:
+    """Begins an upload that the target's server ends by itself; its token, or None where the target cannot do so."""
+    if not isinstance(parts.target, DeferredTarget):
+        return None
+    with timed() as watch:
+        token = parts.retried("submit", load.window, partial(parts.target.submit, load))
+    parts.report.tell("submitted", load.window, rows=load.staged.rows, seconds=watch.seconds)
+    return token
+
+
+def uploaded(parts: Parts, window: Window, token: str) -> bool:
+    """Whether the server has every row of what was submitted."""
+    done = parts.retried("poll", window, partial(_deferred(parts).uploaded, token))
+    parts.report.tell("polled", window, uploaded=done)
+    return done
+
+
+def cancel(parts: Parts, window: Window, token: str) -> None:
+    """Ends what was submitted, and drops its scratch. What cannot be reached now expires; it is told, not hidden."""
+    try:
+        parts.retried("cancel", window, lambda: _deferred(parts).cancel(token))
+    except Exception as error:  # noqa: BLE001 - whatever a plugin raises, nobody waits for this upload any more
+        parts.report.tell("cleanup failed", window, level=WARNING, error=f"{type(error).__name__}: {error}")
+    else:
+        parts.report.tell("cancelled", window)
+
+
+def _deferred(parts: Parts) -> DeferredTarget:
+    if not isinstance(parts.target, DeferredTarget):
+        raise SideError(
+            f"target: an upload was submitted, and {type(parts.target).__name__} cannot go on with one; "
+            "put the target back to what it was then, or release the record"
+        )
+    return parts.target
+
+
+@blaming("stage")
 def remove_staged(parts: Parts, claim: Claim) -> None:
     """Removes the window's staged files of this and every lower fence, complete or not."""
     for key in parts.stage.keys(prefix(parts.pipeline, claim.window)):
@@ -144,17 +191,23 @@ def remove_staged(parts: Parts, claim: Claim) -> None:
 def _reader(parts: Parts, window: Window, staged: Staged) -> Callable[[], Batches]:
     def read() -> Batches:
         with closing(parts.stage.read(staged)) as batches:
-            yield from Watched(parts, window, "uploading", staged.rows).through(batches)
+            yield from Watched(parts, window, "uploading", staged.rows).through(_blamed("stage", batches))
 
     return read
 
 
+@blaming("stage")
 def sweep(parts: Parts, open_windows: Collection[Window]) -> None:
     """Removes staged files of windows that are no longer open: superseded ones, and what a late worker left behind."""
     for key in parts.stage.keys(f"{parts.pipeline}/"):
         found = _window_and_fence(key)
         if found is not None and found[0] not in open_windows:
             parts.stage.remove(key)
+
+
+def _blamed(part: str, batches: Batches) -> Batches:
+    with blaming(part):
+        yield from batches
 
 
 class Watched:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,11 +16,13 @@ from typing import Any, ClassVar, cast
 
 import pyarrow as pa
 import pytest
+from attrs import evolve
 
 from pipeline_core.contracts import (
     Can,
     Connector,
     Context,
+    DeferredTarget,
     ExtractRequest,
     Load,
     Publication,
@@ -517,6 +520,114 @@ class ConnectorSuite(ABC):
             publish(side, load)
         self._nothing_left(settings)
 
+    # --- submitted loads ----------------------------------------------------------------------------------------------
+
+    def test_a_submitted_load_is_published_by_another_side(self) -> None:
+        """Under a higher fence, the first side being closed: until then nobody sees a row, then nothing is left."""
+        settings = self._filled(EDGES)
+        times = [NOON.start_us, NOON.end_us - 1, *range(NOON.start_us + 10, NOON.start_us + 18)]
+        load = self._load(NOON, times, texts=HOSTILE, fence=5)
+        with self._deferred(settings) as side:
+            token = side.submit(load)
+        with self._deferred(settings) as other:
+            self._wait_for(other, token)
+            self._count(other, DAY, 6)
+            later = under(load, token, fence=9)
+            for _ in range(2):
+                expect("publish: the window holds what was submitted", other, publish(other, later), 10, window=NOON)
+                self._holds(other, NOON, load)
+            expect("published(): the ledger holds the load", other, other.published(later), True, window=NOON)
+            expect("uploaded: asked late", other, other.uploaded(token), True, window=NOON)
+        with self._deferred(settings) as last:
+            last.discard(later.claim)
+            promise = "uploaded: what is gone is not there"
+            expect_error(promise, last, lambda: last.uploaded(token), TransientError, window=NOON)
+        self._nothing_left(settings)
+
+    def test_a_submitted_load_without_a_row_empties_its_window(self) -> None:
+        """Zero is a number of rows like any other."""
+        load = self._load(NOON, [])
+        with self._deferred(self._filled(EDGES)) as side:
+            token = side.submit(load)
+            self._wait_for(side, token)
+            expect("publish: nothing was submitted", side, publish(side, under(load, token)), 0, window=NOON)
+            self._count(side, DAY, 3)
+
+    def test_submitting_again_takes_the_place_of_the_former(self) -> None:
+        """As a task does that is run twice: one of them is published, and nothing is left of the other."""
+        settings = self._filled([])
+        load = self._load(NOON, [NOON.start_us, NOON.start_us + 7], fence=5)
+        with self._deferred(settings) as side, self._deferred(settings) as again:
+            former = side.submit(load)
+            token = again.submit(under(load, None, fence=6))
+            promise = "submitting again takes the place of the former"
+            expect_error(promise, side, lambda: side.uploaded(former), TransientError, window=NOON)
+            self._wait_for(side, token)
+            later = under(load, token, fence=7)
+            expect("publish: the window holds what was submitted", side, publish(side, later), 2, window=NOON)
+            again.discard(later.claim)
+            self._nothing_left(settings, session=True)
+
+    def test_cancel_ends_what_was_submitted(self) -> None:
+        """From any side, at once or late, once or twice: nothing of it is left, and nothing can be published."""
+        settings = self._filled(EDGES)
+        load = self._load(NOON, [NOON.start_us + 7], fence=5)
+        for late in (False, True):
+            with self._deferred(settings) as side:
+                token = side.submit(load)
+                if late:
+                    self._wait_for(side, token)
+            with self._deferred(settings) as other:
+                for _ in range(2):
+                    other.cancel(token)
+                promise = "what was cancelled cannot be published"
+                expect_error(promise, other, partial(publish, other, under(load, token)), PipelineError, window=NOON)
+                self._count(other, DAY, 6)
+            self._nothing_left(settings)
+
+    def test_discard_drops_what_was_submitted_under_its_fence_and_lower_ones(self) -> None:
+        """Of this very window; a higher one stays, and so does another window's."""
+        settings = self._filled(EDGES)
+        load, beside = self._load(NOON, [NOON.start_us + 7], fence=11), self._load(EMPTY, [EMPTY.start_us], fence=11)
+        with self._deferred(settings) as side:
+            tokens = [side.submit(each) for each in (load, beside)]
+        with self._deferred(settings) as other:
+            other.discard(self._load(NOON, [], fence=10).claim)
+            self._wait_for(other, tokens[0])
+            promise = "discard of a lower fence leaves what was submitted"
+            expect(promise, other, publish(other, under(load, tokens[0])), 1, window=NOON)
+        with self._deferred(settings) as last:
+            last.discard(self._load(NOON, [], fence=12).claim)
+            promise = "what was discarded cannot be published"
+            expect_error(promise, last, partial(publish, last, under(load, tokens[0], 13)), PipelineError, window=NOON)
+            self._wait_for(last, tokens[1])
+            expect("discard leaves other windows", last, publish(last, under(beside, tokens[1])), 1, window=EMPTY)
+            last.discard(beside.claim)
+        self._nothing_left(settings)
+
+    def test_only_what_was_submitted_is_published(self) -> None:
+        """A token of other staged files does not stand in for these."""
+        with self._deferred(self._filled(EDGES)) as side:
+            token = side.submit(self._load(NOON, [NOON.start_us], fence=11, key="old"))
+            self._wait_for(side, token)
+            load = under(self._load(NOON, [NOON.start_us], fence=12, key="new"), token)
+            promise = "only what was submitted is published"
+            expect_error(promise, side, lambda: publish(side, load), PipelineError, window=NOON)
+            self._count(side, DAY, 6)
+
+    def test_a_failing_stage_submits_nothing(self) -> None:
+        """Its error comes through as it is, and no scratch is left."""
+
+        def read() -> Iterator[pa.Table]:
+            yield self._rows([NOON.start_us])
+            raise OSError("the stage is gone")
+
+        settings = self._filled(EDGES)
+        with self._deferred(settings) as side:
+            load = self._load(NOON, [NOON.start_us], read=read)
+            expect_error("submit: the stage's own error", side, lambda: side.submit(load), OSError, window=NOON)
+        self._nothing_left(settings)
+
     # --- publications at once -----------------------------------------------------------------------------------------
 
     def test_overlapping_publications_queue_at_the_guard(self) -> None:
@@ -785,6 +896,17 @@ class ConnectorSuite(ABC):
         self._needs(Can.LOAD)
         return cast(AbstractContextManager[Target], self._open(settings, pipeline))
 
+    def _deferred(self, settings: Settings[Connector]) -> AbstractContextManager[DeferredTarget]:
+        self._needs(Can.DEFER)
+        return cast(AbstractContextManager[DeferredTarget], self._target(settings))
+
+    def _wait_for(self, side: DeferredTarget, token: str) -> None:
+        deadline = time.monotonic() + WAIT_S
+        while not side.uploaded(token):
+            if time.monotonic() > deadline:
+                raise report("uploaded: it ends", side, None, "True", f"False for {WAIT_S} s")
+            time.sleep(0.02)
+
     def _extract(self, side: Connector, window: Window, **more: Any) -> pa.Table:
         with closing(cast(Source, side).extract(ExtractRequest(window, **more))) as batches:
             found = [pa.table(batch) for batch in batches]
@@ -826,6 +948,12 @@ def content(rows: pa.Table) -> Counter[Any]:
             strict=True,
         )
     )
+
+
+def under(load: Load, token: str | None, fence: int | None = None) -> Load:
+    """The load as a later task has it: with the token of what was submitted, and a claim that was resumed."""
+    claim = load.claim if fence is None else evolve(load.claim, fence=fence)
+    return evolve(load, claim=claim, token=token)
 
 
 def do(verbs: Publication, load: Load, verb: str) -> object:

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from threading import Lock
 from typing import Any, ClassVar
+from uuid import uuid4
 
 import pyarrow as pa
 from attrs import field, frozen
 
-from pipeline_core.contracts import Batches, Context, ExtractRequest, Load, Publication, Source, Target
+from pipeline_core.contracts import Batches, Context, DeferredTarget, ExtractRequest, Load, Publication, Source
 from pipeline_core.errors import PermanentError, SideError, TransientError
 from pipeline_core.ledger import Adoption, Entry, Scope, adopt, enter, scope_text
 from pipeline_core.record import Claim
@@ -57,7 +58,7 @@ class MemoryTable:
 
     `timestamp` names the column of instants, a timestamp with a zone. Set `fault` to an error to have every access fail
     with it, as a side does that cannot be reached. `sessions` counts the connectors that are open, `scratch` the loads
-    uploaded and not yet dropped.
+    uploaded and not yet dropped, `submitted` among them, which are kept by token.
     """
 
     def __init__(self, name: str = "memory", timestamp: str = "at", timeout_s: float = 30) -> None:
@@ -67,6 +68,7 @@ class MemoryTable:
         self.fault: Exception | None = None
         self.sessions = 0
         self.scratch = 0
+        self.submitted: dict[str, Submitted] = {}
         self.rows: Rows | None = None
         self.ledger: tuple[Entry, ...] = ()
         self.lock = Lock()
@@ -147,6 +149,15 @@ class Scratch:
     rows: Rows
 
 
+@frozen
+class Submitted:
+    """Scratch that outlives its connector: of which window of which pipeline it is."""
+
+    pipeline: str
+    window: Window
+    scratch: Scratch
+
+
 class MemoryPublication(Publication):
     """Works on a copy, which the commit puts in the table's place. Holds the table's lock from the guard on."""
 
@@ -180,6 +191,9 @@ class MemoryPublication(Publication):
     def find(self, load: Load) -> Scratch:
         """The uploaded rows of the load."""
         scratch = self.scratch.get((load.claim.record.pipeline, load.window))
+        if load.token is not None:
+            submitted = self.table.submitted.get(load.token)
+            scratch = None if submitted is None else submitted.scratch
         if scratch is None or scratch.staged_key != load.staged.key:
             raise PermanentError(f"{self.table.place}: {load.staged.key!r} is not uploaded; upload it first")
         return scratch
@@ -213,7 +227,7 @@ class MemoryPublication(Publication):
             self.table.lock.release()
 
 
-class MemoryConnector(Source, Target):
+class MemoryConnector(Source, DeferredTarget):
     """Counts, extracts and loads a MemoryTable. `publication` is the class of its transactions."""
 
     publication: ClassVar[type[MemoryPublication]] = MemoryPublication
@@ -267,6 +281,13 @@ class MemoryConnector(Source, Target):
     # --- loading ------------------------------------------------------------------------------------------------------
 
     def upload(self, load: Load) -> None:
+        rows = self.staged(load)
+        self.drop(load.claim)
+        self.scratch[load.claim.record.pipeline, load.window] = Scratch(load.claim.fence, load.staged.key, rows)
+        self.table.scratch += 1
+
+    def staged(self, load: Load) -> Rows:
+        """The staged rows as rows of the table, which is made where it is missing."""
         self.reach()
         with closing(load.read()) as batches:
             tables = [pa.table(batch) for batch in batches]
@@ -280,9 +301,33 @@ class MemoryConnector(Source, Target):
             )
         if self.table.rows is None:
             self.table.rows = rows.take([])  # the table is made here: a publication makes none
-        self.drop(load.claim)
-        self.scratch[load.claim.record.pipeline, load.window] = Scratch(load.claim.fence, load.staged.key, rows)
+        return rows
+
+    def submit(self, load: Load) -> str:
+        rows, claim = self.staged(load), load.claim
+        self.withdraw(claim)
+        token = uuid4().hex
+        scratch = Scratch(claim.fence, load.staged.key, rows)
+        self.table.submitted[token] = Submitted(claim.record.pipeline, claim.window, scratch)
         self.table.scratch += 1
+        return token
+
+    def uploaded(self, token: str) -> bool:
+        self.reach()
+        if token not in self.table.submitted:
+            raise TransientError(f"{self.table.place}: what was submitted is there no more; submit it again")
+        return True
+
+    def cancel(self, token: str) -> None:
+        if self.table.submitted.pop(token, None) is not None:
+            self.table.scratch -= 1
+
+    def withdraw(self, claim: Claim) -> None:
+        """Drops what was submitted of the window under this and every lower fence."""
+        for token, each in list(self.table.submitted.items()):
+            mine = (each.pipeline, each.window) == (claim.record.pipeline, claim.window)
+            if mine and each.scratch.fence <= claim.fence:
+                self.cancel(token)
 
     @contextmanager
     def transaction(self) -> Iterator[Publication]:
@@ -310,6 +355,7 @@ class MemoryConnector(Source, Target):
         return [entry for entry in change.add if entry.pipeline == adoption.pipeline]
 
     def discard(self, claim: Claim) -> None:
+        self.withdraw(claim)
         scratch = self.scratch.get((claim.record.pipeline, claim.window))
         if scratch is not None and scratch.fence <= claim.fence:
             self.drop(claim)

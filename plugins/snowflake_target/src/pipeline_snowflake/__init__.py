@@ -21,4 +21,4 @@ _ALIASES = {
 @hookimpl
 def pipeline_connectors() -> Iterable[Provider[Settings[Connector]]]:
     """The side `type = "snowflake"`."""
-    yield Provider("snowflake", SnowflakeSettings, can={Can.EXTRACT, Can.LOAD, Can.ATOMIC}, aliases=_ALIASES)
+    yield Provider("snowflake", SnowflakeSettings, can={Can.EXTRACT, Can.LOAD, Can.ATOMIC, Can.DEFER}, aliases=_ALIASES)

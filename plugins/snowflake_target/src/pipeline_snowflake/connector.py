@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from pipeline_core import (
     Batch,
     Batches,
     Claim,
+    DeferredTarget,
     ExtractRequest,
     Load,
     PermanentError,
@@ -21,7 +23,6 @@ from pipeline_core import (
     Publication,
     SideError,
     Source,
-    Target,
     TransientError,
     Window,
 )
@@ -30,9 +31,10 @@ from pipeline_core.errors import nearest
 from pipeline_core.ledger import Adoption, Entry, scope_of, scope_text
 from pipeline_snowflake import table
 from pipeline_snowflake.counting import count_windows
+from pipeline_snowflake.deferred import Uploads
 from pipeline_snowflake.extraction import extraction
 from pipeline_snowflake.ledger import LEDGER, TargetLedger
-from pipeline_snowflake.loading import declarations, declared, plan
+from pipeline_snowflake.loading import Loading, declarations, declared, plan
 from pipeline_snowflake.names import fold, parts, quoted
 from pipeline_snowflake.publication import SnowflakePublication
 from pipeline_snowflake.session import Session
@@ -45,15 +47,16 @@ if TYPE_CHECKING:
     from pipeline_snowflake.settings import SnowflakeSettings
 
 
-class SnowflakeConnector(Source, Target):
+class SnowflakeConnector(Source, DeferredTarget):
     """One table; counts, extracts and loads. Opened by `SnowflakeSettings.open`.
 
     One connection serves every verb. Scratch is a temporary table of it: where the connection is lost between upload
-    and publication, the rows are uploaded again.
+    and publication, the rows are uploaded again. What was submitted is in a table that outlives it.
     """
 
-    def __init__(self, settings: SnowflakeSettings, session: Session) -> None:
+    def __init__(self, settings: SnowflakeSettings, session: Session, pipeline: str) -> None:
         self._settings = settings
+        self._pipeline = pipeline
         self._session = session
         self._place = session.place
         self._given = parts(settings.table) or (settings.table,)
@@ -183,6 +186,13 @@ class SnowflakeConnector(Source, Target):
         there, lacks what the settings name, or is limited by `where`. Whether the role may write to it, and whether it
         is a table and no view, shows at publication.
         """
+        with self._planned(load) as (loading, batches):
+            scratch = filled(self._session, loading.side.table.path[:2], load, loading, batches)
+        self._scratch[load.claim.record.pipeline, load.window] = scratch
+
+    @contextmanager
+    def _planned(self, load: Load) -> Iterator[tuple[Loading, Iterator[pa.RecordBatch]]]:
+        """What becomes of the staged rows in the table, which is made where it is missing; and those rows."""
         if self._settings.where is not None:
             raise SideError(f"{self._place}: where limits a source only; limit a target by scope")
         self.discard(load.claim)
@@ -192,11 +202,10 @@ class SnowflakeConnector(Source, Target):
                 raise PermanentError(f"{self._place}: found no staged batch at all, expected at least an empty one")
             self._session.tag(load.window)
             names = target_names(first.schema.names, load.columns, self._place, fold)
-            side = self._prepared(first.schema, names)
-            ignore = self._settings.new_columns == "ignore"
-            loading = plan(first.schema, names, side, self._place, ignore=ignore)
-            scratch = filled(self._session, side.table.path[:2], load, loading, chain([first], batches))
-        self._scratch[load.claim.record.pipeline, load.window] = scratch
+            yield self._plan(first.schema, names, self._prepared(first.schema, names)), chain([first], batches)
+
+    def _plan(self, schema: pa.Schema, names: Sequence[str], side: Side) -> Loading:
+        return plan(schema, names, side, self._place, ignore=self._settings.new_columns == "ignore")
 
     def _prepared(self, schema: pa.Schema, names: Sequence[str]) -> Side:
         """The table, with the ledger beside it: each made where it is missing."""
@@ -233,7 +242,46 @@ class SnowflakeConnector(Source, Target):
         statements = self._missing(schema, target_names(schema.names, columns, self._place, fold), self._look())
         return [f"{statement};" for statement in statements]
 
+    # --- an upload that the server ends by itself ---------------------------------------------------------------------
+
+    @cached_property
+    def _uploads(self) -> Uploads:
+        database, schema, _ = self._session.full(self._given)
+        return Uploads(self._session, self._pipeline, (database, schema), self._settings.timeout_s)
+
+    def submit(self, load: Load) -> str:
+        """Puts the staged rows beside the table, and has the server copy them into another; raises what upload does."""
+        with self._planned(load) as (loading, batches):
+            return self._uploads.submit(load, loading, batches)
+
+    def uploaded(self, token: str) -> bool:
+        return self._uploads.uploaded(self._uploads.read(token))
+
+    def cancel(self, token: str) -> None:
+        self._uploads.cancel(self._uploads.read(token))
+
+    def _submitted(self, load: Load, token: str) -> Scratch:
+        """The table of a submitted upload, and how its rows go into the target as it is now.
+
+        Raises TransientError where they were made to fit another one, or are those of other staged files.
+        """
+        upload, side = self._uploads.read(token), self._look()
+        if upload.staged_key != load.staged.key:
+            raise TransientError(
+                f"{self._place}: {load.staged.key!r} was staged since {upload.staged_key!r} was submitted; submit it"
+            )
+        names = target_names(upload.schema.names, load.columns, self._place, fold)
+        loading = None if side is None else self._plan(upload.schema, names, side)
+        if loading is None or loading.layout != upload.layout:
+            raise TransientError(
+                f"{self._place}: its columns have changed since the upload was submitted; submit it again"
+            )
+        return Scratch(load.claim.fence, upload.staged_key, None, self._uploads.table(upload.name), loading)
+
+    # --- cleaning -----------------------------------------------------------------------------------------------------
+
     def discard(self, claim: Claim) -> None:
+        self._uploads.discard(claim)
         key = claim.record.pipeline, claim.window
         scratch = self._scratch.get(key)
         if scratch is None or scratch.fence > claim.fence:
@@ -274,6 +322,8 @@ class SnowflakeConnector(Source, Target):
 
     def _scratch_of(self, load: Load) -> Scratch:
         """The uploaded rows of a load; PermanentError where there are none, or those of other staged files."""
+        if load.token is not None:
+            return self._submitted(load, load.token)
         scratch = self._scratch.get((load.claim.record.pipeline, load.window))
         if scratch is None or scratch.staged_key != load.staged.key or scratch.fence != load.claim.fence:
             raise PermanentError(f"{self._place}: {load.staged.key!r} is not uploaded; upload it first")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
@@ -67,6 +69,14 @@ class Loading:
     def scratch_schema(self) -> pa.Schema:
         """The columns of scratch, in Arrow."""
         return pa.schema([(f"C{n}", each.how.arrow) for n, each in enumerate(self.filled)])
+
+    @property
+    def layout(self) -> str:
+        """A digest, equal for loadings that make the same scratch and insert it in the same way."""
+        said = [
+            [each.column.name, each.column.declared, each.at, each.how.scratch, each.how.insert] for each in self.filled
+        ]
+        return sha256(json.dumps(said).encode()).hexdigest()
 
     def insert(self, scratch: str) -> str:
         """The statement that inserts every row of a scratch table, given quoted."""

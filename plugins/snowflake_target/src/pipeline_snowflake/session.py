@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -85,6 +85,40 @@ class Session:
             cursor.execute(sql, tuple(values) or None)
             yield from cursor.fetch_arrow_batches()
 
+    def begin(self, sql: str) -> str:
+        """Starts a statement that the server ends without this process, and commits; its query id.
+
+        By a connection of its own, for that of the side commits nothing by itself. 4.x leaves its session to the server
+        while the statement goes on, which ends it once it is idle.
+        """
+        self._refuse_in_a_fork()
+        options = self._options() | {"autocommit": True}
+        options["session_parameters"] |= {"ABORT_DETACHED_QUERY": False, "QUERY_TAG": self._tag(self._tagged)}
+        try:
+            with closing(snowflake.connector.connect(**options)) as connection, closing(connection.cursor()) as cursor:
+                cursor.execute_async(sql)
+                return str(cursor.sfqid)
+        except faults.RAISED as error:
+            raise faults.meaning(error, self.place) from None
+
+    def goes_on(self, query: str) -> bool | None:
+        """Whether the server is still at a statement that was begun; None where it does not know of it.
+
+        Raises what the statement failed with.
+        """
+        with self._connected() as connection:
+            status = connection.get_query_status(query)
+            if status.name in ("ABORTING", "ABORTED"):
+                raise TransientError(f"{self.place}: statement {query} was cancelled before its end")
+            if connection.is_an_error(status):
+                connection.get_query_status_throw_if_error(query)
+            return None if status.name in ("NO_DATA", "RESTARTED") else connection.is_still_running(status)
+
+    def abort(self, query: str) -> None:
+        """Ends a statement that was begun, where it is still going on."""
+        with self._cursor() as cursor:
+            cursor.abort_query(query)
+
     def put(self, file: Path, stage: str) -> None:
         """Uploads a file into a folder of an internal stage, given as it stands after the `@`."""
         uri = literal(f"file://{file}")
@@ -102,9 +136,12 @@ class Session:
     def tag(self, window: Window) -> None:
         """Names the window in the account's query history."""
         if self._tagged != window:
-            text = json.dumps({"pipeline": self._pipeline, "window": str(window)})
-            self.rows(f"ALTER SESSION SET QUERY_TAG = {literal(text)}")
+            self.rows(f"ALTER SESSION SET QUERY_TAG = {literal(self._tag(window))}")
             self._tagged = window
+
+    def _tag(self, window: Window | None) -> str:
+        said = {"pipeline": self._pipeline}
+        return json.dumps(said if window is None else {**said, "window": str(window)})
 
     def full(self, path: Sequence[str]) -> tuple[str, str, str]:
         """A name with its database and schema: those of the session where it says none.
@@ -167,12 +204,13 @@ class Session:
 
     @contextmanager
     def _cursor(self) -> Iterator[Any]:
+        with self._connected() as connection, closing(connection.cursor()) as cursor:
+            yield cursor
+
+    @contextmanager
+    def _connected(self) -> Iterator[SnowflakeConnection]:
         try:
-            cursor = self._open().cursor()
-            try:
-                yield cursor
-            finally:
-                cursor.close()
+            yield self._open()
         except faults.RAISED as error:
             if faults.lost(error):
                 self._drop()
@@ -246,7 +284,7 @@ class Session:
             "login_timeout": math.ceil(settings.login_timeout_s),
             "session_parameters": {
                 "TIMEZONE": "UTC",
-                "QUERY_TAG": json.dumps({"pipeline": self._pipeline}),
+                "QUERY_TAG": self._tag(None),
                 "STATEMENT_TIMEOUT_IN_SECONDS": limit,
                 "LOCK_TIMEOUT": limit,
                 "ROWS_PER_RESULTSET": 0,  # a user's own limit would cut off counts and rows, without a word

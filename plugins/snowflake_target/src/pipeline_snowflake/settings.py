@@ -106,5 +106,5 @@ class SnowflakeSettings:
         from pipeline_snowflake.session import Session  # noqa: PLC0415 - loads the driver
 
         session = Session(self, context.pipeline)
-        with closing(SnowflakeConnector(self, session)) as connector:
+        with closing(SnowflakeConnector(self, session, context.pipeline)) as connector:
             yield connector

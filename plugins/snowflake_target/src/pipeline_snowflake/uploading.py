@@ -29,11 +29,11 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 @frozen
 class Scratch:
-    """Uploaded rows: a temporary table of the session's connection of that generation."""
+    """Uploaded rows: a temporary table of the session's connection of that generation; None: one that outlives it."""
 
     fence: int
     staged_key: str
-    generation: int
+    generation: int | None
     sql: str
     loading: Loading
 
@@ -56,18 +56,24 @@ def filled(
     generation = session.generation
     try:
         session.rows(f"CREATE TEMPORARY TABLE {table} ({', '.join(loading.scratch)})")
-        rows = 0
-        with _disk(session.place), TemporaryDirectory(prefix="pipeline-snowflake-") as folder:
-            for path, some in _files(Path(folder), loading, batches, load.window):
-                session.put(path, stage)
-                path.unlink()
-                rows += some
+        rows = put(session, stage, loading, batches, load.window)
         if rows:
             _copy(session, table, stage, rows)
     except BaseException:
         _remove(session, generation, table, stage)
         raise
     return Scratch(load.claim.fence, load.staged.key, generation, table, loading)
+
+
+def put(session: Session, stage: str, loading: Loading, batches: Iterator[pa.RecordBatch], window: Window) -> int:
+    """Puts staged rows into a folder of a stage, given as it stands after the `@`; how many there were."""
+    rows = 0
+    with _disk(session.place), TemporaryDirectory(prefix="pipeline-snowflake-") as folder:
+        for path, some in _files(Path(folder), loading, batches, window):
+            session.put(path, stage)
+            path.unlink()
+            rows += some
+    return rows
 
 
 def _remove(session: Session, generation: int, table: str, stage: str) -> None:
@@ -93,13 +99,18 @@ def _disk(place: str) -> Iterator[None]:
         ) from None
 
 
-def _copy(session: Session, table: str, stage: str, rows: int) -> None:
-    """Raises PermanentError where other rows arrive than were put there."""
+def copying(table: str, stage: str) -> str:
+    """The statement that copies what was put there into a scratch table, given quoted."""
     # Text is kept as it is: by default one that reads \\N would become NULL.
-    answer = session.rows(
+    return (
         f"COPY INTO {table} FROM @{stage} FILE_FORMAT = (TYPE = PARQUET NULL_IF = ()) "
         "MATCH_BY_COLUMN_NAME = CASE_SENSITIVE PURGE = TRUE"
     )
+
+
+def _copy(session: Session, table: str, stage: str, rows: int) -> None:
+    """Raises PermanentError where other rows arrive than were put there."""
+    answer = session.rows(copying(table, stage))
     session.rows("COMMIT")
     loaded = sum(int(each[3]) for each in answer if len(each) > 3)
     if loaded != rows:
