@@ -34,8 +34,10 @@ class TransientError(PipelineError):
 
     `retry_after` is the wait in seconds that the other side asked for, if it did. `side_down` says that the whole
     side is unreachable or throttles, so that no other window would fare better: the run then stops claiming, and the
-    window's attempts are left alone.
+    window's attempts are left alone. The core notes in `part` whose it is: `source`, `stage` or `target`.
     """
+
+    part: str | None = None
 
     def __init__(self, message: str, *, retry_after: float | None = None, side_down: bool = False) -> None:
         super().__init__(message)

@@ -113,7 +113,9 @@ def timed(
 
 
 class TextFormatter(logging.Formatter):
-    """One line for people: time (UTC), level, message. Cleaned of secrets, tracebacks included."""
+    """One line for people: time (UTC), level, the logger's name where it is not ours, message; with tracebacks, and
+    cleaned of secrets.
+    """
 
     converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"
@@ -124,6 +126,10 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name that logging gave it
+        origin = "" if record.name.partition(".")[0] == LOGGER.name else f"{record.name}: "
+        return f"{record.asctime} {record.levelname} {origin}{record.message}"
 
 
 class JsonFormatter(logging.Formatter):

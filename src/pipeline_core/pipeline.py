@@ -339,6 +339,7 @@ class Pipeline:
             policy=config.policy,
             now_us=now_us,
             identity=parts.identity(),
+            made_name=None if config.named else config.name,
             begin_us=config.begin_us,
             end_us=config.end_us,
             target_zone=parts.target.naive_timezone,

@@ -289,6 +289,13 @@ def side(shell: Shell, name: str, **changes: Any) -> dict[str, Any]:
             lambda shell: side(shell, "source", url="sqlite:////no/such/folder/x.db"),
             ["sqlite /no/such/folder/x.db: found no such file"],
         ),
+        (
+            ["run"],
+            lambda shell: side(shell, "source", url="postgres://me@127.0.0.1/x"),
+            ["source.url: found postgres://", "nearest: 'postgresql+psycopg://'"],
+        ),
+        (["run"], lambda shell: side(shell, "target", url="bare-name.db"), ["target.url: not a database URL"]),
+        (["run"], lambda shell: {"store": {"type": "sql", "url": "oracle://h/x"}}, ["store.url: 'oracle' needs"]),
         (["run", "--from", "yesterday"], lambda shell: {}, ["'yesterday'", "2013-01-01"]),
         (["run", "--workers", "0"], lambda shell: {}, ["--workers"]),
         (["run", "--profile", "prd"], lambda shell: {"profiles": {"prod": {}}}, ["profile", "did you mean 'prod'"]),
@@ -326,7 +333,7 @@ def test_every_problem_of_a_configuration_is_said_at_once(shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("fault", "code", "said"),
     [
-        ("side down", 3, "ready work was left undone"),
+        ("side down", 3, "ready work was left undone: the source was away for"),
         ("permanent", 1, "quarantined"),
         ("unheard of", 1, "unexpected RuntimeError"),
     ],
@@ -356,6 +363,16 @@ def test_what_a_side_does_shows_in_the_exit_code_and_never_its_secret(
     if fault == "unheard of":
         assert "Traceback" in shown[2].err
         assert "sides.py" in shown[2].err
+
+
+def test_a_retry_is_told_by_us_alone(shell: Shell) -> None:
+    """The library that decides on retries says of each that there is one, and not of what; its lines are left out."""
+    source = {"type": "faulty", "fault": "transient", "password": PASSWORD}
+    shell.configure(plugins=["sides"], source=source, retry={"retries": 1, "wait_s": 0.01}, run={"max_attempts": 1})
+    for form in ("text", "json"):
+        said = shell("run", "--limit", "1", "--log-level", "info", "--log-format", form).err
+        assert "retrying" in said
+        assert "stamina" not in said
 
 
 def test_quarantine_shows_in_status(shell: Shell) -> None:
@@ -421,6 +438,14 @@ def test_doctor_passes_what_is_only_advised(shell: Shell) -> None:
     assert shell("run").code == 0
 
 
+def test_doctor_splits_an_error_at_its_remedy(shell: Shell) -> None:
+    """What a part says when it is opened, its place, and what to do, without the error's class."""
+    shell.configure(**side(shell, "source", url="postgres://me@127.0.0.1/x"))
+    (found,) = [each for each in shell("doctor", "--json").json["findings"] if each["part"] == "source"]
+    assert found["problem"].startswith("source.url: found postgres://")
+    assert found["remedy"] == "correct it, or install the database's dialect"
+
+
 def test_doctor_shows_an_error_without_a_remedy(shell: Shell) -> None:
     """A database that is no database is no part that is well."""
     (shell.folder / "broken.db").write_text("no database at all, but a text that is long enough to look like one" * 20)
@@ -468,6 +493,21 @@ def test_a_run_from_elsewhere_finds_the_same_records(shell: Shell, monkeypatch: 
     assert shell("-c", "../pipeline.toml", "status", "--json").json["counts"]["done"] == 6
     assert shell.world.rows("target") == before
     assert list(elsewhere.iterdir()) == []
+
+
+def test_two_files_without_a_name_in_one_folder(shell: Shell) -> None:
+    """The second one is told that the first has the name; given one of its own it works, and harms no record."""
+    shell.world.query("source", "create table visits as select * from events where id > 5")
+    shell.world.query("source", "create index visits_ts on visits (ts)")
+    visits = {side: shell.world.config()[side] | {"table": "visits"} for side in ("source", "target")}
+    shell.configure(name=None, store=None)
+    shell.configure("visits.toml", name=None, store=None, **visits)
+    assert shell("run").code == 0
+    refused = shell("-c", "visits.toml", "run")
+    assert (refused.code, "another pipeline seems to use this name" in " ".join(refused.err.split())) == (2, True)
+    shell.configure("visits.toml", name="visits", store=None, **visits)
+    assert shell("-c", "visits.toml", "run").code == 0
+    assert shell("run", "--json").json["windows"] == {}
 
 
 # --- init ------------------------------------------------------------------------------------------------------------

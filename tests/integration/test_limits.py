@@ -109,6 +109,7 @@ def test_nothing_is_extracted_into_a_full_stage(world) -> None:
         report = pipeline.run(now=NOW)
         records = pipeline.store.records("events")
     assert report.exit_code == 3
+    assert report.undone.startswith("the stage was away for ")
     assert "stage: full: " in report.undone
     assert "run.stage_max_bytes is 1; they go when their windows are done" in report.undone
     assert report.undone.endswith("; 6 windows are pending")

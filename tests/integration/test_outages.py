@@ -163,6 +163,7 @@ def test_an_outage_beyond_patience_leaves_the_rest_pending(world: World, any_wor
     report, records = run(world, outage, target=any_world.config()["target"], **patience)
     left = [record for record in records if record.status == "pending"]
     assert report["exit_code"] == 3
+    assert report["undone"].startswith("the target was away for ")
     assert "run.give_up_after is 1s: " in report["undone"]
     assert report["undone"].endswith(f"; {len(left)} windows are pending")
     assert 0 < len(left) < WINDOWS

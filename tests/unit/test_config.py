@@ -734,6 +734,32 @@ def test_an_unset_variable_names_path_and_name(monkeypatch) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("url: found too little", "target.url: found too little"),
+        ("the fake is not to be had", "target: the fake is not to be had"),
+        ("target.port: found 9", "target.port: found 9"),
+    ],
+)
+def test_what_opening_refuses_is_told_with_its_section(monkeypatch, said: str, shown: str) -> None:
+    """A plugin does not know which section it is of; what is raised later, by its user, stays as it is."""
+
+    @contextmanager
+    def refused(self: FakeSettings, context: Context) -> Iterator[None]:
+        raise ConfigError(said)
+        yield
+
+    config = loaded(side(url="u"))
+    with pytest.raises(ConfigError) as error, config.target.open(CONTEXT):
+        raise ConfigError("url: not of the opening")
+    assert error.value.problems == ["url: not of the opening"]
+    monkeypatch.setattr(FakeSettings, "open", refused)
+    with pytest.raises(ConfigError) as error, config.target.open(CONTEXT):
+        pass
+    assert error.value.problems == [shown]
+
+
 def test_a_resolver_with_settings_of_its_own(monkeypatch) -> None:
     """[secrets.vault] configures ${vault:…}, and may itself refer to the environment."""
     monkeypatch.setenv("TOKEN", "vault-token")

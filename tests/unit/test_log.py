@@ -102,6 +102,21 @@ def test_an_event_is_one_line_for_people(text: Output) -> None:
     )
 
 
+def test_a_line_of_another_library_says_whose_it_is() -> None:
+    """Ours need not; those of our own loggers' children neither."""
+    formatter = TextFormatter()
+    lines = [
+        formatter.format(logging.LogRecord(name, logging.WARNING, "", 0, "%s is gone", ("it",), None))
+        for name in ("urllib3.connectionpool", "pipeline_core", "pipeline_core.engine", "pipeline_corelike")
+    ]
+    assert [line.split(" ", 1)[1] for line in lines] == [
+        "WARNING urllib3.connectionpool: it is gone",
+        "WARNING it is gone",
+        "WARNING it is gone",
+        "WARNING pipeline_corelike: it is gone",
+    ]
+
+
 def test_an_event_is_returned_and_observed_as_logged() -> None:
     """Every observer gets the one event that the caller gets, at the time of the store's clock."""
     one, two = Listening(), Listening()

@@ -13,6 +13,7 @@ from pipeline_core import Event, TransientError
 from pipeline_core.config import RetrySettings, RunSettings
 from pipeline_core.engine import outage
 from pipeline_core.engine.outage import GaveUpError, Outage
+from pipeline_core.engine.parts import blaming
 from pipeline_core.errors import Interrupted
 from pipeline_core.log import Reporter
 
@@ -73,6 +74,20 @@ def tries_until(clock: Clock, watched: Outage, healed_s: float, **details: Any) 
 
     watched.outlast(ask)
     return tried
+
+
+def test_what_is_away_is_named_by_whose_fault_it_was(clock: Clock) -> None:
+    """An outage of the sides is of the part that was noted last; without a note it is what it was called."""
+    run, told = RunSettings(give_up_after="0s"), Reporter("p", lambda: 0, [clock])
+    watched = Outage("a side", run=run, retry=RetrySettings(), report=told, stop=clock, is_outage=lambda _: True)
+
+    def ask() -> None:
+        with blaming("target"), blaming("stage"):
+            raise away()
+
+    with pytest.raises(GaveUpError, match=r"^the stage was away for 0 s, .* connection refused$"):
+        watched.outlast(ask)
+    assert [event.fields["of"] for event in clock.events] == ["the stage"]
 
 
 def test_three_hours_are_outlasted(clock: Clock) -> None:

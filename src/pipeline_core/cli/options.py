@@ -132,6 +132,7 @@ def _each(common: Common, terminal: Terminal, act: Command, *, each: bool) -> Ex
 def _logging(terminal: Terminal, common: Common) -> Iterator[None]:
     """Log lines on stderr: ours from the level asked for, those of other libraries from WARNING."""
     handler = LogLines(terminal, JsonFormatter() if common.log_format is LogFormat.JSON else TextFormatter())
+    handler.addFilter(lambda record: record.name != "stamina")  # it says less of a retry than we do
     root, level = logging.getLogger(), LOGGER.level
     root.addHandler(handler)
     LOGGER.setLevel(common.log_level.upper())

@@ -100,12 +100,14 @@ class RetrySettings:
 class Config:
     """One pipeline's configuration, checked. `load` and `load_file` make it.
 
-    `begin_us` and `end_us` are microseconds UTC. `mapping` is what was handed in, references unresolved and before the
+    `named`: whether the configuration gives the name, which is made of both types otherwise. `begin_us` and `end_us`
+    are microseconds UTC. `mapping` is what was handed in, references unresolved and before the
     profile, with the chosen pipeline as its `name`, so that another process can load the same. `warnings` are for
     people: the defaults that a trial may live with. The repr shows nothing of the settings.
     """
 
     name: str
+    named: bool
     profile: str | None
     policy: TimePolicy
     begin_us: int | None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Generic, TypeVar, cast
 
 from attrs import field, frozen
@@ -40,12 +40,27 @@ class Part(Generic[T]):
         """Resolves the references and opens the settings; the context manager closes what they opened.
 
         Raises ConfigError for a reference without a value, and for one whose value does not fit: it names the section,
-        the setting and the reference, never the value.
+        the setting and the reference, never the value. So does, of the context manager, one that the opening raises.
         """
         settings, findings = self._structured(resolved(self.options, self._answers(context)))
         if settings is None:
             raise ConfigError([f"{shown_path(place)}: {text}" for place, text in findings])
-        return settings.open(context)
+        return self._opened(settings, context)
+
+    @contextmanager
+    def _opened(self, settings: Settings[T], context: Context) -> Iterator[T]:
+        with ExitStack() as stack:
+            try:
+                opened = stack.enter_context(settings.open(context))
+            except ConfigError as error:
+                raise ConfigError([self._placed(problem) for problem in error.problems]) from None
+            yield opened
+
+    def _placed(self, problem: str) -> str:
+        """What a plugin says of its settings, with the section, which it does not know."""
+        if problem.startswith(self.path):
+            return problem
+        return f"{self.path}{'.' if problem.partition(':')[0] in self.options else ': '}{problem}"
 
     def _structured(self, options: Mapping[str, Any]) -> tuple[Settings[T] | None, list[tuple[Place, str]]]:
         from pipeline_core.config.structuring import structured  # noqa: PLC0415 - cattrs takes a while to import

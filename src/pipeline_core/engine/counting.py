@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from pipeline_core.contracts import Connector
 from pipeline_core.decision import Counts, Decision, decide
-from pipeline_core.engine.parts import Parts
+from pipeline_core.engine.parts import Parts, blaming
 from pipeline_core.errors import PermanentError
 from pipeline_core.log import timed
 from pipeline_core.window import Window
@@ -51,12 +51,15 @@ def count_target(parts: Parts, window: Window) -> int:
 def probe(parts: Parts) -> None:
     """Asks both sides something cheap, once, and raises what keeps one of them from answering."""
     moment = Window.from_us(0, 1)
-    _at_once(lambda: parts.source.count(moment), lambda: parts.target.count(moment))
+    _at_once(
+        lambda: _sure("source", parts.source, [moment]),
+        lambda: _sure("target", parts.target, [moment]),
+    )
 
 
 def excluded(parts: Parts) -> int:
     """The source's rows that fall into no window, told where there are any: nothing is lost in silence."""
-    rows = parts.retried("count excluded", None, parts.source.excluded)
+    rows = parts.retried("count excluded", None, blaming("source")(parts.source.excluded))
     if rows:
         parts.report.tell("excluded", level=WARNING, rows=rows, reason="their timestamp is null, or no timestamp")
     return rows
@@ -81,7 +84,8 @@ def _count_chunk(parts: Parts, windows: Sequence[Window]) -> list[Counts]:
 
 def _sure(side: str, connector: Connector, windows: Sequence[Window]) -> Sequence[int]:
     """The connector's counts, once they are known to be counts: one each, whole, not negative."""
-    counts = [connector.count(windows[0])] if len(windows) == 1 else connector.count_many(windows)
+    with blaming(side):
+        counts = [connector.count(windows[0])] if len(windows) == 1 else connector.count_many(windows)
     if len(counts) != len(windows):
         raise PermanentError(f"{side}: asked for the counts of {len(windows)} windows, got {len(counts)}")
     for window, count in zip(windows, counts, strict=True):

@@ -98,6 +98,7 @@ class Outage:
         """What was asked did not answer: the outage begins or goes on. Only who tries makes the wait longer."""
         with self._lock:
             now_s = time.monotonic()
+            self._what = f"the {error.part}" if error.part else self._what
             if self._began_s is None:
                 self._began_s, self._tries = now_s, 0
             elif not self.trying:

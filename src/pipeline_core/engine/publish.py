@@ -5,7 +5,7 @@ from __future__ import annotations
 from logging import DEBUG
 
 from pipeline_core.contracts import Load
-from pipeline_core.engine.parts import Parts
+from pipeline_core.engine.parts import Parts, blaming
 from pipeline_core.engine.shrinking import refuse_shrink
 from pipeline_core.errors import MismatchError, TransientError
 from pipeline_core.log import timed
@@ -18,6 +18,7 @@ def publish(parts: Parts, load: Load) -> None:
     parts.report.tell("published", load.window, rows=load.staged.rows, seconds=watch.seconds)
 
 
+@blaming("target")
 def _transact_or_find_done(parts: Parts, load: Load) -> None:
     try:
         _transact(parts, load)

@@ -10,7 +10,7 @@ from functools import partial
 from logging import DEBUG, WARNING
 
 from pipeline_core.contracts import Batch, Batches, DeferredTarget, ExtractRequest, Load, Staged, StageRequest
-from pipeline_core.engine.parts import Parts
+from pipeline_core.engine.parts import Parts, blaming
 from pipeline_core.errors import MismatchError, PermanentError, SideError, TransientError
 from pipeline_core.log import timed
 from pipeline_core.record import Claim
@@ -47,6 +47,7 @@ def reuse(parts: Parts, claim: Claim, source_rows: int) -> Staged | None:
     return staged
 
 
+@blaming("stage")
 def latest(parts: Parts, claim: Claim) -> Staged | None:
     """The newest complete files of the window."""
     return max(parts.stage.find(prefix(parts.pipeline, claim.window)), key=lambda s: s.fence, default=None)
@@ -62,10 +63,11 @@ def extract(parts: Parts, claim: Claim, expected: int) -> Staged:
     batch_rows = parts.config.run.batch_rows if rate is None else min(parts.config.run.batch_rows, rate)
     asked = ExtractRequest(window, parts.config.exclude, batch_rows)
 
+    @blaming("stage")
     def attempt() -> Staged:
         with closing(parts.source.extract(asked)) as batches:
             seen = Watched(parts, window, "extracting", expected, rate)
-            with closing(seen.through(batches)) as watched:
+            with closing(seen.through(_blamed("source", batches))) as watched:
                 staged = parts.stage.write(request, watched)
         if staged.rows != seen.rows:
             raise MismatchError(f"stage: {window}: {seen.rows} rows were handed over, {staged.rows} are staged")
@@ -83,6 +85,7 @@ def sample(parts: Parts, window: Window) -> Batch:
     """The first rows of the window, perhaps none: what tells their columns, and no more than that is read."""
     asked = ExtractRequest(window, parts.config.exclude, parts.config.run.batch_rows)
 
+    @blaming("source")
     def attempt() -> Batch:
         with closing(parts.source.extract(asked)) as batches:
             for batch in batches:
@@ -92,6 +95,7 @@ def sample(parts: Parts, window: Window) -> Batch:
     return parts.retried("extract", window, attempt)
 
 
+@blaming("stage")
 def _check_room(parts: Parts, window: Window) -> None:
     """Raises where the stage is full. Files of this very window do not count: it is about to replace them."""
     limit = parts.config.run.stage_max_bytes
@@ -135,7 +139,7 @@ def upload(parts: Parts, load: Load) -> None:
             )
         return
     with timed() as watch:
-        parts.retried("upload", load.window, partial(parts.target.upload, load))
+        parts.retried("upload", load.window, blaming("target")(partial(parts.target.upload, load)))
     parts.report.tell("uploaded", load.window, rows=load.staged.rows, seconds=watch.seconds)
 
 
@@ -175,6 +179,7 @@ def _deferred(parts: Parts) -> DeferredTarget:
     return parts.target
 
 
+@blaming("stage")
 def remove_staged(parts: Parts, claim: Claim) -> None:
     """Removes the window's staged files of this and every lower fence, complete or not."""
     for key in parts.stage.keys(prefix(parts.pipeline, claim.window)):
@@ -186,17 +191,23 @@ def remove_staged(parts: Parts, claim: Claim) -> None:
 def _reader(parts: Parts, window: Window, staged: Staged) -> Callable[[], Batches]:
     def read() -> Batches:
         with closing(parts.stage.read(staged)) as batches:
-            yield from Watched(parts, window, "uploading", staged.rows).through(batches)
+            yield from Watched(parts, window, "uploading", staged.rows).through(_blamed("stage", batches))
 
     return read
 
 
+@blaming("stage")
 def sweep(parts: Parts, open_windows: Collection[Window]) -> None:
     """Removes staged files of windows that are no longer open: superseded ones, and what a late worker left behind."""
     for key in parts.stage.keys(f"{parts.pipeline}/"):
         found = _window_and_fence(key)
         if found is not None and found[0] not in open_windows:
             parts.stage.remove(key)
+
+
+def _blamed(part: str, batches: Batches) -> Batches:
+    with blaming(part):
+        yield from batches
 
 
 class Watched:

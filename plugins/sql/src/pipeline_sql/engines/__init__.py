@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from pipeline_core import ConfigError, Secret
+from pipeline_core.errors import nearest
 from pipeline_core.secrets import redact
 from pipeline_sql.engines.default import Engine
 from pipeline_sql.engines.mariadb import MariaDbEngine
@@ -18,6 +19,7 @@ _ENGINES: dict[str, type[Engine]] = {
     "postgresql": PostgresEngine,
     "sqlite": SqliteEngine,
 }
+_URLS = ["mariadb+pymysql://", "postgresql+psycopg://", "sqlite:///"]
 
 
 def open_engine(url: Secret, *, timeout_s: float) -> Engine:
@@ -25,12 +27,15 @@ def open_engine(url: Secret, *, timeout_s: float) -> Engine:
     try:
         parsed = sa.make_url(url.reveal())
     except ArgumentError:
-        raise ConfigError("url: not a database URL; expected dialect+driver://user:password@host/database") from None
+        raise ConfigError(
+            "url: not a database URL; expected dialect+driver://user:password@host/database, or sqlite:///file.db"
+        ) from None
     try:
         return _ENGINES.get(parsed.get_backend_name(), Engine)(parsed, timeout_s=timeout_s)
     except NoSuchModuleError:
         raise ConfigError(
-            f"url: found the database {parsed.drivername!r}, which SQLAlchemy does not know; install its dialect"
+            f"url: found {parsed.drivername}://, which SQLAlchemy does not know ({nearest(parsed.drivername, _URLS)}); "
+            "correct it, or install the database's dialect"
         ) from None
     except ArgumentError as error:
         raise ConfigError(f"url: {redact(str(error))}") from None

@@ -141,7 +141,7 @@ class SqliteEngine(Engine):
         path = self.url.database
         if not path or path == ":memory:" or self.url.query.get("mode") == "memory":
             raise ConfigError(
-                f"store url: found {self.place}, an in-memory database that only one thread could see; "
+                f"url: found {self.place}, an in-memory database that only one thread could see; "
                 "expected a file, such as sqlite:////var/lib/pipeline/records.db"
             )
         if path.startswith("file:"):
