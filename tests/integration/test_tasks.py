@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline_core import ConfigError, PermanentError, RecordError, TransientError, tasks
+from pipeline_sql.connector import SqlConnector
 
 NOW = "2013-03-10T12:00"
 OWNERS = {
@@ -233,3 +234,21 @@ def test_a_broken_record_is_rebuilt_before_it_is_passed_on(world) -> None:
     assert again["WINDOW_START_TIME"] == first["WINDOW_START_TIME"]
     assert again["key_y"] == "y"
     assert again["PIPELINE"]["attempts"] == 1
+
+
+def test_a_window_is_settled_though_something_cannot_be_cleaned(
+    world, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was verified; that scratch could not be dropped is told, and no staged file is left for it."""
+    config, record = claimed(world)
+    tasks.extract_source_data(config, record)
+    tasks.load_staged_data(config, record)
+
+    def away(*given: object) -> None:
+        raise TransientError("the target is away")
+
+    monkeypatch.setattr(SqlConnector, "discard", away)
+    assert tasks.audit_and_clean_up(config, record)["outcome"] == "loaded"
+    told = [each for each in caplog.records if "cleanup failed" in each.getMessage()]
+    assert ["the target is away" in each.getMessage() for each in told] == [True]
+    assert world.staged() == []

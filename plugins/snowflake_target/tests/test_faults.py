@@ -95,8 +95,11 @@ def test_a_failed_upload_leaves_nothing(
 
 # 4.x tells of a server that is gone in a thread of its own, too.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_server_that_dies_during_an_upload(own: Any, account: Any, load: MakeLoad, publish: Publish) -> None:
+def test_a_server_that_dies_during_an_upload(
+    own: Any, account: Any, load: MakeLoad, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The upload is an error that heals; nothing is counted, and a new server gets the rows by another try."""
+    monkeypatch.setattr("pipeline_snowflake.session._PATIENCE_S", 9)
     mine = type(account)(own.options(), own)
     table = account.name()
     with mine.side(table, create=True, timeout_s=1) as side:
