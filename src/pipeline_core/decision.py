@@ -42,12 +42,13 @@ def decide(counts: Counts, *, reload: bool = False) -> Decision:
     )
 
 
-def shrinks(source: int, target: int, verified_rows: int | None) -> bool:
+def shrinks(source: int, target: int, verified_rows: int | None, *, elsewhere: bool = False) -> bool:
     """Whether a load of `source` rows would silently shrink the window.
 
-    It would where they are fewer than were last verified of it (`verified_rows`; None: it never was), or none where
-    nothing was verified and the target holds some.
+    It would where they are fewer than were last verified of it (`verified_rows`; None: it never was), or none where the
+    target holds some and nothing was verified. What was verified `elsewhere`, under another identity of a side, only
+    keeps rows that the target holds: there may be none of these yet.
     """
-    if verified_rows is None:
-        return source == 0 and target > 0
+    if verified_rows is None or elsewhere:
+        return source < target and source < (verified_rows or 1)
     return source < verified_rows

@@ -289,6 +289,9 @@ class Pipeline:
     def doctor(self) -> list[Finding]:
         """Tries each part, then whether the source's rows fit the target; of each part at least one finding."""
         found = [finding for name in ("store", "source", "target", "stage") for finding in self._examine(name)]
+        if lacking := self.config.lacking:
+            what = f"lacks check fields, so that no window is generated: {', '.join(lacking)}"
+            found.append(Finding("default_record", what, "add them to default_record"))
         if any(finding.severity == "problem" for finding in found):
             return found
         misfits = self._misfits()
@@ -341,6 +344,7 @@ class Pipeline:
             policy=config.policy,
             now_us=now_us,
             identity=parts.identity(),
+            made_name=None if config.named else config.name,
             begin_us=config.begin_us,
             end_us=config.end_us,
             target_zone=parts.target.naive_timezone,

@@ -126,7 +126,7 @@ def test_upgrade_makes_the_tables_once(shell: Shell) -> None:
         ),
         (("plugins",), {"providers", "broken", "exit_code"}),
         (("doctor",), {"pipeline", "findings", "exit_code"}),
-        (("config", "validate"), {"pipeline", "warnings", "exit_code"}),
+        (("config", "validate"), {"pipeline", "warnings", "lacking", "exit_code"}),
         (("init", "another.toml"), {"file", "exit_code"}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -516,6 +516,36 @@ def test_a_run_from_elsewhere_finds_the_same_records(shell: Shell, monkeypatch: 
     assert shell("-c", "../pipeline.toml", "status", "--json").json["counts"]["done"] == 6
     assert shell.world.rows("target") == before
     assert list(elsewhere.iterdir()) == []
+
+
+def test_a_default_record_that_lacks_check_fields_is_told_beforehand(shell: Shell) -> None:
+    """Nothing could be generated from it: `config validate` and `doctor` name the fields; 0 is a value."""
+    shell.configure(check_fields=["key_x", "key_y"], default_record={"key_x": 0})
+    found = shell("config", "validate", "--json")
+    assert (found.code, found.json["lacking"]) == (1, ["key_y"])
+    assert "lacks check fields: key_y" in shell("config", "validate").out
+    ill = shell("doctor", "--json")
+    assert ill.code == 1
+    assert [finding["part"] for finding in ill.json["findings"] if finding["severity"] == "problem"] == [
+        "default_record"
+    ]
+    shell.configure(check_fields=["key_x"], default_record={"key_x": 0})
+    assert (shell("config", "validate").code, shell("doctor").code) == (0, 0)
+
+
+def test_two_files_without_a_name_in_one_folder(shell: Shell) -> None:
+    """The second one is told that the first has the name; given one of its own it works, and harms no record."""
+    shell.world.query("source", "create table visits as select * from events where id > 5")
+    shell.world.query("source", "create index visits_ts on visits (ts)")
+    visits = {side: shell.world.config()[side] | {"table": "visits"} for side in ("source", "target")}
+    shell.configure(name=None, store=None)
+    shell.configure("visits.toml", name=None, store=None, **visits)
+    assert shell("run").code == 0
+    refused = shell("-c", "visits.toml", "run")
+    assert (refused.code, "another pipeline seems to use this name" in " ".join(refused.err.split())) == (2, True)
+    shell.configure("visits.toml", name="visits", store=None, **visits)
+    assert shell("-c", "visits.toml", "run").code == 0
+    assert shell("run", "--json").json["windows"] == {}
 
 
 # --- init ------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pipeline_core import SideError, TransientError, tasks
+from pipeline_snowflake.connector import SnowflakeConnector
 from shell import HELPERS
 from worlds import World
 
@@ -194,6 +195,26 @@ def test_a_released_record_gives_its_upload_up(any_world: World, snowflake_serve
             assert uploads(any_world) == set()
             with closing(any_world.connection("target")) as connection:
                 assert connection.get_query_status(query).name == ("ABORTED" if carried else "RUNNING")
+    the_rest(any_world)
+
+
+@on_snowflake
+def test_a_record_is_released_though_its_upload_cannot_be_cancelled(
+    any_world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is left of it expires; the window waits for nothing."""
+    config = any_world.config()
+    record = submitted(config)
+
+    def away(*given: object) -> None:
+        raise TransientError("the target is away")
+
+    with monkeypatch.context() as patch:
+        for verb in ("cancel", "discard"):
+            patch.setattr(SnowflakeConnector, verb, away)
+        assert tasks.release_record(config, record)["status"] == "pending"
+    assert sum("cleanup failed" in each.getMessage() for each in caplog.records) == 2
+    assert len(uploads(any_world)) == 1
     the_rest(any_world)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline_core import Event, ExtractRequest, Pipeline, ShrinkError, tasks
+from pipeline_core import ConfigError, Event, ExtractRequest, Pipeline, ShrinkError, tasks
 from pipeline_duckdb.connector import DuckDbConnector
 from pipeline_snowflake.connector import SnowflakeConnector
 from pipeline_sql.connector import SqlConnector
@@ -234,7 +234,22 @@ def test_that_other_sides_held_none_is_no_evidence(any_world: Any) -> None:
     moved = world.config()["source"] | {"table": "same"}
     assert world.run(source=moved)["windows"] == {"already processed": 5, "quarantined": 1}
     assert (77777,) in world.query("target", "select id from events")
-    assert quarantined(world).evidence["shrank"] == {"source": 0, "target": 1, "verified": None}
+    assert quarantined(world).evidence["shrank"] == {"source": 0, "target": 1, "verified": 0}
+
+
+def test_one_table_on_both_sides_is_refused(any_world: Any) -> None:
+    """A load would delete the source's rows, whichever of them either side means: nothing is planned, doctor tells."""
+    world = any_world
+    before = world.rows("source")
+    one = world.config()["source"]
+    config = world.config(source=one | {"where": "id > 5"}, target=one, columns={"exclude": ["note"]})
+    with Pipeline.from_mapping(config) as pipeline:
+        for verb in (pipeline.run, pipeline.check, lambda: tasks.store_new_and_pass_valid_record(config)):
+            with pytest.raises(ConfigError, match=r"source and target are one table .*events"):
+                verb()
+        assert pipeline.store.spans("events") == []
+        assert any("source and target are one table" in finding.problem for finding in pipeline.doctor())
+    assert world.rows("source") == before
 
 
 def test_sealed_windows_stay_as_they_are(any_world: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline_core import ConfigError, PermanentError, RecordError, TransientError, tasks
+from pipeline_sql.connector import SqlConnector
 
 NOW = "2013-03-10T12:00"
 OWNERS = {
@@ -70,6 +71,12 @@ def test_the_owners_configuration_as_it_stands_is_answered() -> None:
     assert answer["exit_dag"] is True
     assert answer["record"] is None
     assert all(name in answer["reason"] for name in ("key_x", "key_y", "key_z"))
+
+
+def test_a_default_record_that_lacks_check_fields_is_logged_as_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    """A skip alone would look as if there were no work."""
+    reason = tasks.store_new_and_pass_valid_record(OWNERS)["reason"]
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [("ERROR", reason)]
 
 
 def test_every_step_in_a_process_of_its_own(world) -> None:
@@ -227,3 +234,21 @@ def test_a_broken_record_is_rebuilt_before_it_is_passed_on(world) -> None:
     assert again["WINDOW_START_TIME"] == first["WINDOW_START_TIME"]
     assert again["key_y"] == "y"
     assert again["PIPELINE"]["attempts"] == 1
+
+
+def test_a_window_is_settled_though_something_cannot_be_cleaned(
+    world, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was verified; that scratch could not be dropped is told, and no staged file is left for it."""
+    config, record = claimed(world)
+    tasks.extract_source_data(config, record)
+    tasks.load_staged_data(config, record)
+
+    def away(*given: object) -> None:
+        raise TransientError("the target is away")
+
+    monkeypatch.setattr(SqlConnector, "discard", away)
+    assert tasks.audit_and_clean_up(config, record)["outcome"] == "loaded"
+    told = [each for each in caplog.records if "cleanup failed" in each.getMessage()]
+    assert ["the target is away" in each.getMessage() for each in told] == [True]
+    assert world.staged() == []

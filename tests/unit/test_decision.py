@@ -52,3 +52,24 @@ def test_a_reload_goes_on_whatever_the_counts_say(source: int, target: int) -> N
 def test_shrinks(source: int, target: int, verified_rows: int | None, expected: bool) -> None:
     """Fewer than verified, or none over some where nothing was; 0 verified rows are evidence too."""
     assert shrinks(source, target, verified_rows) is expected
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "verified_rows", "expected"),
+    [
+        (4, 5, 5, True),
+        (4, 9, 5, True),
+        (5, 9, 5, False),
+        (4, 4, 5, False),
+        (4, 0, 5, False),
+        (0, 5, 5, True),
+        (0, 9, 0, True),
+        (0, 0, 0, False),
+        (1, 9, 0, False),
+        (0, 9, None, True),
+        (5, 9, None, False),
+    ],
+)
+def test_shrinks_by_evidence_of_elsewhere(source: int, target: int, verified_rows: int | None, expected: bool) -> None:
+    """Fewer than verified where the target holds more; that other sides held none says nothing of these."""
+    assert shrinks(source, target, verified_rows, elsewhere=True) is expected

@@ -6,6 +6,7 @@ import pendulum
 import pytest
 
 from pipeline_core import ConfigError, Span, Status, WallClockPolicy
+from pipeline_core.engine.identity import text
 from pipeline_core.engine.planning import Request, plan
 from pipeline_core.window import to_us
 
@@ -129,6 +130,29 @@ def test_nothing_is_rebuilt_from_a_default_record_that_lacks_a_check_field() -> 
     """The answer names the fields instead."""
     with pytest.raises(ConfigError, match="default_record: check fields missing or null: a, b"):
         plan(request(default_record={"a": None}, check_fields=("a", "b")), [])
+
+
+def test_records_under_a_name_that_nobody_gave_are_of_one_pipeline() -> None:
+    """Other tables on both sides are another pipeline, unless the name is given; one side or columns are not."""
+
+    def sides(source: dict[str, str], target: dict[str, str]) -> str:
+        return text({"technology": "sql", **source}, {"technology": "sql", **target})
+
+    def spans(identity: str) -> list[Span]:
+        return [span("2013-03-10T10:00", "2013-03-10T12:00", Status.DONE, identity=identity, verified_rows=3)]
+
+    mine = sides({"table": "orders", "columns": "a", "where": "x"}, {"table": "orders_copy"})
+    other = sides({"table": "visits"}, {"table": "visits_copy"})
+    with pytest.raises(ConfigError, match=r"name: found none.*'sql-to-sql'.*source.table: 'visits', now 'orders'"):
+        plan(request(identity=mine, made_name="sql-to-sql"), spans(other))
+    assert plan(request(identity=mine), spans(other)).remove
+    for same in (
+        sides({"table": "visits"}, {"table": "orders_copy"}),
+        sides({"table": "orders"}, {"table": "elsewhere"}),
+        sides({"table": "orders", "columns": "b", "where": "y"}, {"table": "orders_copy", "scope": "{}"}),
+        "",
+    ):
+        assert plan(request(identity=mine, made_name="sql-to-sql"), spans(same)).remove
 
 
 def test_work_done_under_another_identity_is_counted_again() -> None:

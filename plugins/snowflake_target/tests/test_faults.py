@@ -95,8 +95,11 @@ def test_a_failed_upload_leaves_nothing(
 
 # 4.x tells of a server that is gone in a thread of its own, too.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_server_that_dies_during_an_upload(own: Any, account: Any, load: MakeLoad, publish: Publish) -> None:
+def test_a_server_that_dies_during_an_upload(
+    own: Any, account: Any, load: MakeLoad, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The upload is an error that heals; nothing is counted, and a new server gets the rows by another try."""
+    monkeypatch.setattr("pipeline_snowflake.session._PATIENCE_S", 9)
     mine = type(account)(own.options(), own)
     table = account.name()
     with mine.side(table, create=True, timeout_s=1) as side:
@@ -235,6 +238,7 @@ def test_a_value_that_the_server_refuses_is_not_shown(account: Any, load: MakeLo
         (630, "57014", TransientError, False, "raise timeout_s"),
         (604, "57014", TransientError, False, "raise timeout_s"),
         (390114, "08001", TransientError, False, "the session has ended"),
+        (390400, "08001", TransientError, False, "the session has ended"),
         (250001, "08001", TransientError, True, "cannot be reached"),
         (14, "HYT00", TransientError, True, "cannot be reached"),
         (250003, None, TransientError, True, "cannot be reached"),

@@ -100,12 +100,14 @@ class RetrySettings:
 class Config:
     """One pipeline's configuration, checked. `load` and `load_file` make it.
 
-    `begin_us` and `end_us` are microseconds UTC. `mapping` is what was handed in, references unresolved and before the
+    `named`: whether the configuration gives the name, which is made of both types otherwise. `begin_us` and `end_us`
+    are microseconds UTC. `mapping` is what was handed in, references unresolved and before the
     profile, with the chosen pipeline as its `name`, so that another process can load the same. `warnings` are for
     people: the defaults that a trial may live with. The repr shows nothing of the settings.
     """
 
     name: str
+    named: bool
     profile: str | None
     policy: TimePolicy
     begin_us: int | None
@@ -132,6 +134,11 @@ class Config:
     def pipeline(self) -> str:
         """What records carry: the name, and the profile where there is one."""
         return self.name if self.profile is None else f"{self.name}@{self.profile}"
+
+    @property
+    def lacking(self) -> list[str]:
+        """The check fields that `default_record` lacks or holds as null: no window is generated without them."""
+        return _missing(self.check_fields, self.default_record)
 
     def sealed_us(self, now_us: int) -> int:
         """The instant up to which windows are sealed at `now_us`, both microseconds UTC: see `source_keeps`."""
@@ -250,4 +257,8 @@ def missing_check_fields(mapping: Mapping[str, Any]) -> list[str]:
         problems.append(f"default_record: found a {type(default_record).__name__}, expected a table")
     if problems:
         raise ConfigError(problems)
+    return _missing(check_fields, default_record)
+
+
+def _missing(check_fields: Iterable[str], default_record: Mapping[str, Any]) -> list[str]:
     return [name for name in check_fields if default_record.get(name) is None]

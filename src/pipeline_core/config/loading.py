@@ -106,6 +106,7 @@ class _Loading:
             return None
         return Config(
             name=layout.name or f"{parts['source'].type}-to-{parts['target'].type}",
+            named=layout.name is not None,
             profile=profile,
             policy=cast(TimePolicy, policy),
             begin_us=begin_us,

@@ -9,9 +9,35 @@ from typing import Any
 COLUMNS = "columns"  # beside what the source says of itself: what the configuration leaves out and renames
 
 
+#: What an identity says of how a table is looked at, beside which table it is.
+_VIEW = {
+    COLUMNS,
+    "lists",
+    "query",
+    "scope",
+    "shape",
+    "timestamp_column",
+    "timestamp_field",
+    "timestamp_timezone",
+    "timestamp_unit",
+    "where",
+}
+
+
 def text(source: Mapping[str, str], target: Mapping[str, str]) -> str:
     """The one text of two sides."""
     return json.dumps({"source": dict(source), "target": dict(target)}, sort_keys=True)
+
+
+def place(side: Mapping[str, str]) -> dict[str, str]:
+    """Which table a side is, whichever of its rows and columns are meant."""
+    return {name: value for name, value in side.items() if name not in _VIEW}
+
+
+def elsewhere(before: str, now: str) -> bool:
+    """Whether both sides are other tables than they were; not where that is not known."""
+    old, new = _sides(before), _sides(now)
+    return bool(old) and all(place(old.get(side, {})) != place(new.get(side, {})) for side in ("source", "target"))
 
 
 def difference(before: str, now: str) -> str:

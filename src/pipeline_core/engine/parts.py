@@ -13,7 +13,7 @@ from pipeline_core import retry
 from pipeline_core.config import Config
 from pipeline_core.contracts import RecordStore, Source, Stage, Target
 from pipeline_core.engine import identity
-from pipeline_core.errors import Interrupted, TransientError
+from pipeline_core.errors import ConfigError, Interrupted, TransientError
 from pipeline_core.log import Reporter
 from pipeline_core.window import Window
 
@@ -51,6 +51,13 @@ class Parts:
     target: Target
     report: Reporter
     stopping: Callable[[], bool] = field(default=never)
+
+    def __attrs_post_init__(self) -> None:
+        """Raises ConfigError where both sides are one table: a load would delete what it is about to read again."""
+        place = identity.place(self.source.identity)
+        if place == identity.place(self.target.identity):
+            named = ", ".join(f"{name} {value!r}" for name, value in place.items())
+            raise ConfigError(f"source and target are one table ({named}); name another one for the target")
 
     @property
     def pipeline(self) -> str:

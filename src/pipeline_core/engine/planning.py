@@ -27,6 +27,7 @@ _KEPT = {Status.DONE, Status.RUNNING}
 class Request:
     """What planning needs to know. Times are microseconds UTC; `identity` names both sides as they are now.
 
+    `made_name` is the pipeline's name where the configuration gives none, so that another one may have the same.
     `target_zone` is set where the target's timestamp column carries no zone. Done windows that end at `sealed_us` or
     before stay done whatever the identity, since their source rows may be gone by now.
     """
@@ -35,6 +36,7 @@ class Request:
     policy: TimePolicy
     now_us: int
     identity: str
+    made_name: str | None = None
     begin_us: int | None = None
     end_us: int | None = None
     target_zone: str | None = None
@@ -49,7 +51,8 @@ def plan(request: Request, spans: Sequence[Span]) -> Change:
     Wanted is the policy's cut of `[begin, end)` up to now, minus what is done or running, clipped where it meets that.
     A window that was ever verified is not cut again, whatever became of it since, so that its evidence goes on to fit.
     Raises ConfigError where `default_record` lacks a check field (nothing could be rebuilt from it), where `begin` lies
-    in the future, and where the target's column cannot tell two windows apart.
+    in the future, where the target's column cannot tell two windows apart, and where the records seem to be another
+    pipeline's.
     """
     lacking = missing_fields(request.default_record, request.check_fields)
     if lacking:
@@ -57,6 +60,7 @@ def plan(request: Request, spans: Sequence[Span]) -> Change:
             f"default_record: check fields missing or null: {', '.join(lacking)}; add them to default_record, "
             "nothing was generated or rebuilt"
         )
+    _check_whose(request, spans)
     begin_us, note = _begin(request, spans)
     _check_target_zone(request, begin_us)
     limit_us = _limit(request)
@@ -117,6 +121,19 @@ def fault_of(fields: Mapping[str, Any] | None, check_fields: Sequence[str]) -> s
         return "broken: its fields are no JSON object"
     lacking = missing_fields(fields, check_fields)
     return f"broken: check fields missing or null: {', '.join(lacking)}" if lacking else ""
+
+
+def _check_whose(request: Request, spans: Sequence[Span]) -> None:
+    """Refuses records of other tables on both sides, under a name that nobody has given."""
+    if request.made_name is None:
+        return
+    for before in {span.identity for span in spans if span.status is Status.DONE}:
+        if identity.elsewhere(before, request.identity):
+            raise ConfigError(
+                f"name: found none, and the records under {request.made_name!r} are of other tables on both sides "
+                f"({identity.difference(before, request.identity)}): another pipeline seems to use this name; give "
+                f'each a name of its own, or write name = "{request.made_name}" to take these records over'
+            )
 
 
 def _begin(request: Request, spans: Sequence[Span]) -> tuple[int, list[str]]:

@@ -19,14 +19,12 @@ def refuse_shrink(parts: Parts, claim: Claim, rows: int, held: Callable[[], int]
     """
     if parts.config.on_shrink == "replace" or claim.record.asked is Asked.ACCEPT_SHRINK:
         return
-    changed = identity.difference(claim.record.identity, parts.identity())
     verified = claim.record.verified_rows
-    if changed and verified == 0:
-        verified = None  # that other sides held none says nothing of these
-    if rows >= (1 if verified is None else verified):
+    if rows >= (verified or 1):
         return
     target = held()
-    if shrinks(rows, target, verified):
+    changed = identity.difference(claim.record.identity, parts.identity())
+    if shrinks(rows, target, verified, elsewhere=bool(changed)):
         before = "none were ever verified" if verified is None else f"{verified} were verified before"
         if changed and verified is not None:
             before += f" under another identity ({changed})"
