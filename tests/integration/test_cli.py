@@ -423,6 +423,16 @@ def test_doctor_names_the_part_and_the_remedy(shell: Shell) -> None:
     assert problems == {"source"}
 
 
+def test_doctor_advises_the_whole_path_of_a_store(shell: Shell) -> None:
+    """A path that begins in the working directory is another store in another one; a run goes well with it."""
+    shell.configure(store={"type": "sql", "url": "sqlite:///here.db"})
+    told = shell("doctor", "--json")
+    assert told.code == 0
+    (store,) = (each for each in told.json["findings"] if each["part"] == "store")
+    assert (store["severity"], "working directory" in store["problem"]) == ("advice", True)
+    assert store["remedy"] == f"give its whole path: sqlite:///{shell.folder}/here.db"
+
+
 @pytest.mark.parametrize(
     ("part", "changes", "said"),
     [
