@@ -14,7 +14,7 @@ from pipeline_core import coverage
 from pipeline_core.contracts import RecordStore
 from pipeline_core.decision import Counts
 from pipeline_core.record import Outcome, Pruned, Record, Span, Status
-from pipeline_core.window import Window
+from pipeline_core.window import Window, iso
 
 
 class Exit(IntEnum):
@@ -314,4 +314,10 @@ def _record(record: Record) -> dict[str, Any]:
         "reason": record.reason,
         "attempts": record.attempts,
         "crashes": record.crashes,
+        **(_held(record) if record.status is Status.RUNNING else {}),
     }
+
+
+def _held(record: Record) -> dict[str, Any]:
+    until = None if record.lease_until_us is None else iso(record.lease_until_us)
+    return {"owner": record.owner, "lease_until": until}

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from pipeline_core.cli import picture
 from pipeline_core.cli.terminal import UNLIMITED
+from pipeline_core.engine import owner
 from pipeline_core.plugins import Listed
 from pipeline_core.record import Change, Record, Status
 from pipeline_core.reports import (
@@ -215,8 +216,17 @@ def _records(records: Sequence[Record], zone: str) -> Iterator[RenderableType]:
         used = [f"attempts: {record.attempts}"] if record.attempts else []
         used += [f"crashes: {record.crashes}"] if record.crashes else []
         yield Text("  " + ", ".join([window_name(record.window, zone), *used]))
-        if record.reason:
+        if record.status is Status.RUNNING:
+            yield Text(f"    {_held(record, zone)}")
+        elif record.reason:
             yield Padding(Text(record.reason), (0, 0, 0, 4), expand=False)
+
+
+def _held(record: Record, zone: str) -> str:
+    """Who has a running window, and until when; a claim that travels between tasks is no process's."""
+    holder = f"claim {record.claim_id}" if record.owner is None else owner.shown(record.owner)
+    until = "" if record.lease_until_us is None else f", its lease ends {moment(from_us(record.lease_until_us), zone)}"
+    return f"held by {holder}{until}"
 
 
 def _table(*headers: str) -> Table:
