@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
-from attrs import asdict, frozen
+from attrs import asdict, field, frozen
 from pendulum import DateTime
 
 from pipeline_core import coverage
@@ -178,13 +178,17 @@ class Touched:
 
 @frozen
 class HandReport:
-    """What was done by hand, or with `dry_run` would be: which windows, and why."""
+    """What was done by hand, or with `dry_run` would be: which windows, and why.
+
+    `left`: how many of those that were named stay as they are, by their status, because the hand does not fit it.
+    """
 
     pipeline: str
     action: str
     reason: str
     windows: Sequence[Touched]
     dry_run: bool
+    left: Mapping[Status, int] = field(factory=dict)
 
     @property
     def exit_code(self) -> Exit:
@@ -197,6 +201,7 @@ class HandReport:
             "reason": self.reason,
             "dry_run": self.dry_run,
             "windows": [touched.as_mapping() for touched in self.windows],
+            "left": {str(status): count for status, count in self.left.items()},
             "exit_code": int(self.exit_code),
         }
 

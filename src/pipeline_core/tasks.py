@@ -34,6 +34,7 @@ from pipeline_core.errors import (
     SideError,
     TransientError,
 )
+from pipeline_core.log import LOGGER
 from pipeline_core.mappings import from_mapping, to_mapping, upload_of
 from pipeline_core.pipeline import Pipeline, When
 from pipeline_core.record import Claim, Outcome, Status, Verdict
@@ -50,11 +51,14 @@ def store_new_and_pass_valid_record(
 
     Returns `{'exit_dag', 'record', 'reason'}`. `start`, `end` limit it to windows that start there, as a task does that
     is run again for its own window: where that is done already, `reason` is the recorded one. `reload` moves it again.
+    A mapping whose `default_record` lacks check fields is answered with `exit_dag`, and logged as an error each time.
     A store that is away or in the way when it is to give the claim is waited for, up to `run.give_up_after`.
     """
     lacking = missing_check_fields(config) if isinstance(config, Mapping) else []
     if lacking:
-        return _exit(f"default_record lacks check fields: {', '.join(lacking)}; nothing was generated or rebuilt")
+        reason = f"default_record lacks check fields: {', '.join(lacking)}; nothing was generated or rebuilt"
+        LOGGER.error(reason)  # a skip alone would look like no work, for ever
+        return _exit(reason)
     with _pipeline(config) as pipeline:
         pipeline.require(Can.EXTRACT, Can.LOAD)
         pipeline.plan(now=now)

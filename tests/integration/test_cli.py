@@ -126,7 +126,7 @@ def test_upgrade_makes_the_tables_once(shell: Shell) -> None:
         ),
         (("plugins",), {"providers", "broken", "exit_code"}),
         (("doctor",), {"pipeline", "findings", "exit_code"}),
-        (("config", "validate"), {"pipeline", "warnings", "exit_code"}),
+        (("config", "validate"), {"pipeline", "warnings", "lacking", "exit_code"}),
         (("init", "another.toml"), {"file", "exit_code"}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -296,7 +296,16 @@ def side(shell: Shell, name: str, **changes: Any) -> dict[str, Any]:
         ),
         (["run"], lambda shell: side(shell, "target", url="bare-name.db"), ["target.url: not a database URL"]),
         (["run"], lambda shell: {"store": {"type": "sql", "url": "oracle://h/x"}}, ["store.url: 'oracle' needs"]),
-        (["run", "--from", "yesterday"], lambda shell: {}, ["'yesterday'", "2013-01-01"]),
+        (["run", "--from", "yesterday"], lambda shell: {}, ["--from: found 'yesterday'", "2013-01-01"]),
+        (["run", "--to", "yesterday"], lambda shell: {}, ["--to: found 'yesterday'"]),
+        (
+            ["check", "--from", "2013-03-11", "--to", "2013-03-10"],
+            lambda shell: {},
+            ["--from, --to: found 2013-03-11T"],
+        ),
+        (["retry", "--window", "noon", "--reason", "x"], lambda shell: {}, ["--window: found 'noon'"]),
+        (["skip", "--reason", "x"], lambda shell: {}, ["--window, --from, --to: found none"]),
+        (["store", "prune", "--before", "noon"], lambda shell: {}, ["--before: found 'noon'"]),
         (["run", "--workers", "0"], lambda shell: {}, ["--workers"]),
         (["run", "--profile", "prd"], lambda shell: {"profiles": {"prod": {}}}, ["profile", "did you mean 'prod'"]),
         (["run", "--nonsense"], lambda shell: {}, ["--nonsense"]),
@@ -385,6 +394,20 @@ def test_quarantine_shows_in_status(shell: Shell) -> None:
     assert "2013-03-10 00:00 EST to 03:00 EDT, attempts: 1\n    PermanentError: cannot log in with ***" in status.out
 
 
+def test_what_no_terminal_shows_is_not_wrapped(shell: Shell) -> None:
+    """A line stays one, so that it can be searched: of a table, a reason, a sentence. None is filled up with blanks."""
+    shell.configure(**side(shell, "target", table="a_table_of_a_long_name" * 4))
+    assert shell("run").code == 0
+    pruned = shell("store", "prune", "--before", "2013-03-11", "--dry-run").out
+    assert len(pruned) > 80
+    assert pruned.count("\n") == 1
+    assert max(map(len, shell("status").out.splitlines())) <= 80, "the picture is as wide as it was"
+    shell.configure(**side(shell, "target", table="a_table_of_a_long_name" * 4, timestamp_column="moved_at"))
+    (problem,) = [line for line in shell("doctor").out.splitlines() if "no timestamp column" in line]
+    assert "'moved_at'" in problem
+    assert len(problem) > 120
+
+
 def test_doctor_names_the_part_and_the_remedy(shell: Shell) -> None:
     """Each part is ok, or has a problem and what to do about it; then the exit code is 1."""
     healthy = shell("doctor", "--json").json
@@ -398,6 +421,16 @@ def test_doctor_names_the_part_and_the_remedy(shell: Shell) -> None:
     assert "remedy: " in ill.out
     problems = {each["part"] for each in shell("doctor", "--json").json["findings"] if each["problem"]}
     assert problems == {"source"}
+
+
+def test_doctor_advises_the_whole_path_of_a_store(shell: Shell) -> None:
+    """A path that begins in the working directory is another store in another one; a run goes well with it."""
+    shell.configure(store={"type": "sql", "url": "sqlite:///here.db"})
+    told = shell("doctor", "--json")
+    assert told.code == 0
+    (store,) = (each for each in told.json["findings"] if each["part"] == "store")
+    assert (store["severity"], "working directory" in store["problem"]) == ("advice", True)
+    assert store["remedy"] == f"give its whole path: sqlite:///{shell.folder}/here.db"
 
 
 @pytest.mark.parametrize(
@@ -493,6 +526,21 @@ def test_a_run_from_elsewhere_finds_the_same_records(shell: Shell, monkeypatch: 
     assert shell("-c", "../pipeline.toml", "status", "--json").json["counts"]["done"] == 6
     assert shell.world.rows("target") == before
     assert list(elsewhere.iterdir()) == []
+
+
+def test_a_default_record_that_lacks_check_fields_is_told_beforehand(shell: Shell) -> None:
+    """Nothing could be generated from it: `config validate` and `doctor` name the fields; 0 is a value."""
+    shell.configure(check_fields=["key_x", "key_y"], default_record={"key_x": 0})
+    found = shell("config", "validate", "--json")
+    assert (found.code, found.json["lacking"]) == (1, ["key_y"])
+    assert "lacks check fields: key_y" in shell("config", "validate").out
+    ill = shell("doctor", "--json")
+    assert ill.code == 1
+    assert [finding["part"] for finding in ill.json["findings"] if finding["severity"] == "problem"] == [
+        "default_record"
+    ]
+    shell.configure(check_fields=["key_x"], default_record={"key_x": 0})
+    assert (shell("config", "validate").code, shell("doctor").code) == (0, 0)
 
 
 def test_two_files_without_a_name_in_one_folder(shell: Shell) -> None:

@@ -73,6 +73,12 @@ def test_the_owners_configuration_as_it_stands_is_answered() -> None:
     assert all(name in answer["reason"] for name in ("key_x", "key_y", "key_z"))
 
 
+def test_a_default_record_that_lacks_check_fields_is_logged_as_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    """A skip alone would look as if there were no work."""
+    reason = tasks.store_new_and_pass_valid_record(OWNERS)["reason"]
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [("ERROR", reason)]
+
+
 def test_every_step_in_a_process_of_its_own(world) -> None:
     """Six windows, task by task, until none is ready; the end is whole."""
     config = owners(world)

@@ -238,6 +238,7 @@ def test_a_value_that_the_server_refuses_is_not_shown(account: Any, load: MakeLo
         (630, "57014", TransientError, False, "raise timeout_s"),
         (604, "57014", TransientError, False, "raise timeout_s"),
         (390114, "08001", TransientError, False, "the session has ended"),
+        (390400, "08001", TransientError, False, "the session has ended"),
         (250001, "08001", TransientError, True, "cannot be reached"),
         (14, "HYT00", TransientError, True, "cannot be reached"),
         (250003, None, TransientError, True, "cannot be reached"),

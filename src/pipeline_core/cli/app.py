@@ -182,10 +182,17 @@ def doctor(session: Session) -> Exit:
 def validate(session: Session) -> Exit:
     """Check the configuration without opening anything."""
     config = session.config()
-    mapping = {"pipeline": config.pipeline, "warnings": list(config.warnings), "exit_code": int(Exit.OK)}
+    code = Exit.ATTENTION if config.lacking else Exit.OK
+    found = f"default_record lacks check fields: {', '.join(config.lacking)}" if config.lacking else "ok"
+    mapping = {
+        "pipeline": config.pipeline,
+        "warnings": list(config.warnings),
+        "lacking": config.lacking,
+        "exit_code": int(code),
+    }
     sides = f"{config.source.type} to {config.target.type}"
-    session.terminal.show(mapping, Text(f"{session.common.config}: ok: {config.pipeline}, {sides}"))
-    return Exit.OK
+    session.terminal.show(mapping, Text(f"{session.common.config}: {found}: {config.pipeline}, {sides}"))
+    return code
 
 
 @verb(config_app, each=False)

@@ -135,6 +135,11 @@ class Config:
         """What records carry: the name, and the profile where there is one."""
         return self.name if self.profile is None else f"{self.name}@{self.profile}"
 
+    @property
+    def lacking(self) -> list[str]:
+        """The check fields that `default_record` lacks or holds as null: no window is generated without them."""
+        return _missing(self.check_fields, self.default_record)
+
     def sealed_us(self, now_us: int) -> int:
         """The instant up to which windows are sealed at `now_us`, both microseconds UTC: see `source_keeps`."""
         return MIN_US if self.source_keeps is None else ago_us(now_us, self.source_keeps, self.policy.timezone)
@@ -252,4 +257,8 @@ def missing_check_fields(mapping: Mapping[str, Any]) -> list[str]:
         problems.append(f"default_record: found a {type(default_record).__name__}, expected a table")
     if problems:
         raise ConfigError(problems)
+    return _missing(check_fields, default_record)
+
+
+def _missing(check_fields: Iterable[str], default_record: Mapping[str, Any]) -> list[str]:
     return [name for name in check_fields if default_record.get(name) is None]

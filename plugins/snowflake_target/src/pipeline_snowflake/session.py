@@ -232,8 +232,8 @@ class Session:
             # 4.x lets through what is wrong with a key. Of its text only the system's own words are sure to quote none.
             why = (isinstance(error, OSError) and error.strerror) or type(error).__name__
             raise SideError(
-                f"{self.place}: cannot sign in: {why}; see that private_key_file is there, holds a private key, and is "
-                "opened by private_key_file_pwd"
+                f"{self.place}: cannot sign in: {why}; correct what signs in: a private_key_file has to be "
+                "there, to hold a private key, and to be opened by private_key_file_pwd"
             ) from None
 
     def _refuse_in_a_fork(self) -> None:
