@@ -173,7 +173,7 @@ def load_staged_data(config: Config, record: Mapping[str, Any]) -> Result:
         load = transfer.load_of(parts, claim, _staged(parts, claim), upload_of(record))
         transfer.upload(parts, load)
         publish.publish(parts, load)
-        return {"exit_dag": False, "record": _mapping(parts, claim), "rows": load.staged.rows}
+        return {"exit_dag": False, "record": _mapping(parts, claim, load.token), "rows": load.staged.rows}
 
     return _under_claim(config, record, step)
 
@@ -239,6 +239,8 @@ def _under_claim(
         except ClaimLostError as error:
             _cancel(parts, claim, record)
             return _exit(f"claimed elsewhere: {error}")
+        if claim.record.status is not Status.RUNNING:
+            _cancel(parts, claim, record)  # which a task does not, if it dies once it has ended the claim
         try:
             if claim.record.status is Status.QUARANTINED:
                 raise PermanentError(f"window {claim.window} is quarantined: {claim.record.reason}")
@@ -263,9 +265,10 @@ def _guarded(parts: Parts, claim: Claim, step: Callable[[Parts, Claim], Result])
 
 
 def _finish(parts: Parts, claim: Claim, verdict: Verdict) -> None:
-    auditing.clean_up(parts, claim, finished=verdict.status is not Status.PENDING)
+    # Settled first: a task that dies in between is run again, and has nothing staged to work on where it was cleaned.
     parts.store.settle(claim, verdict)
     parts.report.tell("settled", claim.window, status=verdict.status, outcome=verdict.outcome, reason=verdict.reason)
+    auditing.clean_up(parts, claim, finished=verdict.status is not Status.PENDING)
 
 
 def _cancel(parts: Parts, claim: Claim, record: Mapping[str, Any]) -> None:

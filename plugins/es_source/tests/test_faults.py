@@ -152,8 +152,8 @@ def test_something_else_answers(answering: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({}, "either url or cloud_id"),
-        ({"url": Secret("http://a:1"), "cloud_id": "x:eA=="}, "either url or cloud_id"),
+        ({}, "or set the environment variable ELASTICSEARCH_HOST"),
+        ({"url": Secret("http://a:1"), "cloud_id": "x:eA=="}, "found url and cloud_id"),
         ({"url": Secret("http://a:1"), "username": "u"}, "go together"),
         (
             {"url": Secret("http://a:1"), "api_key": Secret("k"), "bearer_token": Secret("t")},

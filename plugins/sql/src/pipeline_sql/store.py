@@ -26,6 +26,7 @@ from pipeline_core import (
     Hand,
     Intervention,
     Outcome,
+    Problem,
     Pruned,
     Pruning,
     Record,
@@ -148,6 +149,9 @@ class SqlRecordStore(RecordStore):
 
     def upgrade(self) -> str:
         return self._migrated
+
+    def problems(self) -> Sequence[Problem]:
+        return self._engine.store_problems()
 
     def now_us(self) -> int:
         with self._engine.reading() as connection:

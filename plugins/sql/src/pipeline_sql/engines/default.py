@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from pipeline_core import PermanentError, PipelineError, SideError, TransientError, Window
+from pipeline_core import PermanentError, PipelineError, Problem, SideError, TransientError, Window
 from pipeline_core.secrets import hide, redact
 from pipeline_sql.prepared import Connected, Direct, Prepared, Row
 from pipeline_sql.schema import fence, records
@@ -58,6 +58,10 @@ class Engine:
 
     def prepare_store(self) -> None:
         """Called once, before the first connection, where the database is to hold the record store."""
+
+    def store_problems(self) -> Sequence[Problem]:
+        """For `doctor`, where the database holds the record store."""
+        return ()
 
     def prepare_side(self, *, create: bool) -> None:
         """Called once, before the first connection, where the database is a side of a pipeline.

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 
-from pipeline_core import ConfigError, PermanentError, PipelineError, TransientError
+from pipeline_core import ConfigError, PermanentError, PipelineError, Problem, TransientError
 from pipeline_core.errors import SideError
 from pipeline_core.secrets import redact
 from pipeline_sql.engines.codes import Codes
@@ -136,6 +136,13 @@ class SqliteEngine(Engine):
             if connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):
                 connection.execute("PRAGMA synchronous = NORMAL")
                 connection.execute(f"PRAGMA wal_autocheckpoint = {_PAGES_A_CHECKPOINT}")
+
+    def store_problems(self) -> Sequence[Problem]:
+        path = Path(self.url.database or "")
+        if path.is_absolute() or str(path).startswith("file:"):
+            return ()
+        what = f"{self.place}: begins in the working directory, and in another one no run finds what was verified"
+        return [Problem(what, f"give its whole path: sqlite:///{path.absolute()}", advice=True)]
 
     def _make_folder(self) -> None:
         path = self.url.database
