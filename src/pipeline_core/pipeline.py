@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
@@ -23,7 +24,7 @@ from pipeline_core.contracts import Batch, Can, Context, Observer, RecordStore
 from pipeline_core.engine import auditing, counting, hands, moving, planning, runner, survey, transfer
 from pipeline_core.engine.outage import GaveUpError, Outages
 from pipeline_core.engine.parts import Parts, never
-from pipeline_core.errors import ConfigError, Interrupted, PipelineError
+from pipeline_core.errors import ConfigError, Interrupted, PipelineError, TimeError
 from pipeline_core.ledger import Adoption
 from pipeline_core.log import Reporter, timed
 from pipeline_core.record import Asked, Change, Hand, Pruning, Span, Status
@@ -218,11 +219,12 @@ class Pipeline:
 
         `accept_shrink`: also where the source holds fewer rows than were verified. Otherwise like `retry`.
         """
-        spans = hands.chosen(self._spans(), hands.RELOADABLE, self._chosen(start, end, window))
+        within, known = self._chosen(start, end, window), self._spans()
+        spans = hands.chosen(known, hands.RELOADABLE, within)
         if not dry_run:
             asked = Asked.ACCEPT_SHRINK if accept_shrink else Asked.RELOAD
             spans = hands.reload(self.store, self.config, spans, asked, reason)
-        return self._touched("reload", spans, reason, dry_run=dry_run)
+        return self._touched("reload", spans, hands.chosen(known, set(Status), within), reason, dry_run=dry_run)
 
     def adopt(
         self, from_pipeline: str, *, start: When = None, end: When = None, dry_run: bool = False
@@ -267,7 +269,7 @@ class Pipeline:
         and planning, checks, reloads and the guard against a source that shrank find all that they go by. Other workers
         may go on meanwhile. `dry_run` only counts.
         """
-        before_us = cast(int, self.instant_us(before))
+        before_us = cast(int, self.instant_us(before, "--before"))
         pruning = Pruning(self.config.pipeline, before_us, dry_run=dry_run)
         pruned = self.store.prune(pruning)
         if not dry_run:
@@ -285,7 +287,10 @@ class Pipeline:
         return status_of(self.store, self.config.pipeline)
 
     def doctor(self) -> list[Finding]:
-        """Tries each part, then whether the source's rows fit the target; of each part at least one finding."""
+        """Tries each part, then whether the source's rows fit the target, and what planning says of it all.
+
+        Of each part at least one finding; of the plan only what keeps a run from beginning.
+        """
         found = [finding for name in ("store", "source", "target", "stage") for finding in self._examine(name)]
         if lacking := self.config.lacking:
             what = f"lacks check fields, so that no window is generated: {', '.join(lacking)}"
@@ -363,31 +368,36 @@ class Pipeline:
         return change
 
     def _by_hand(self, hand: Hand, action: str, within: Window, reason: str, *, dry_run: bool) -> HandReport:
-        spans = hands.chosen(self._spans(), hand.fits, within)
+        known = self._spans()
+        spans = hands.chosen(known, hand.fits, within)
         if not dry_run:
             spans = hands.lay(self.store, self.config.pipeline, hand, spans, reason)
-        return self._touched(action, spans, reason, dry_run=dry_run)
+        return self._touched(action, spans, hands.chosen(known, set(Status), within), reason, dry_run=dry_run)
 
-    def _touched(self, action: str, spans: Sequence[Span], reason: str, *, dry_run: bool) -> HandReport:
+    def _touched(
+        self, action: str, spans: Sequence[Span], named: Sequence[Span], reason: str, *, dry_run: bool
+    ) -> HandReport:
         if not dry_run:
             self.report.tell(action, windows=len(spans), reason=reason)
         windows = [Touched(Window.from_us(span.start_us, span.end_us), span.status) for span in spans]
-        return HandReport(self.config.pipeline, action, reason, windows, dry_run)
+        left = Counter(span.status for span in named) - Counter(span.status for span in spans)
+        return HandReport(self.config.pipeline, action, reason, windows, dry_run, left)
 
     def _chosen(self, start: When, end: When, window: Chosen) -> Window:
         """What a person laid a hand on: windows that start in the answer."""
         within = self.within(start, end)
         if (within is None) == (window is None):
-            raise ConfigError("which windows: found none or both of a range and a window, expected one of them")
+            found = "none of them" if window is None else "a window and a range"
+            raise ConfigError(f"--window, --from, --to: found {found}, expected either --window, or --from and --to")
         if within is not None:
             return within
         if isinstance(window, Window):
             return Window.from_us(window.start_us, window.start_us + 1)
-        at_us = cast(int, self.instant_us(window))
+        at_us = cast(int, self.instant_us(window, "--window"))
         for span in self._spans():
             if span.start_us <= at_us < span.end_us:
                 return Window.from_us(span.start_us, span.end_us)
-        raise ConfigError(f"window: no record holds {from_us(at_us).isoformat()}; plan first, or name a time that is")
+        raise ConfigError(f"--window: no record holds {from_us(at_us).isoformat()}; plan first, or name a time that is")
 
     def _spans(self) -> Sequence[Span]:
         return self.store.spans(self.config.pipeline)
@@ -469,7 +479,7 @@ class Pipeline:
             return _findings_of(name, error)
 
     def _misfits(self) -> list[Finding]:
-        """Why no row of the source can be loaded, by its columns; none where they fit. Nothing is staged or made."""
+        """Why no run can begin, or load a row, by its columns; none where all fits. Nothing is planned or made."""
         part = "source"
         try:
             self.require(Can.EXTRACT)
@@ -478,6 +488,8 @@ class Pipeline:
                 part = "target"
                 self.require(Can.LOAD)
                 self._ddl(parts, rows)
+                part = "plan"
+                self._plan(parts, None, dry_run=True)
         except Exception as error:  # noqa: BLE001 - as above
             return _findings_of(part, error)
         return []
@@ -494,14 +506,27 @@ class Pipeline:
         """The span that `start` and `end` limit to; open ends reach from `begin` to now. None without either."""
         if start is None and end is None:
             return None
-        start_us, end_us = self.instant_us(start), self.instant_us(end)
+        start_us, end_us = self.instant_us(start, "--from"), self.instant_us(end, "--to")
         if start_us is None:
             start_us = MIN_US if self.config.begin_us is None else self.config.begin_us
-        return Window.from_us(start_us, self.store.now_us() if end_us is None else end_us)
+        if end_us is None:
+            end_us = self.store.now_us()
+        if start_us >= end_us:
+            raise TimeError(
+                f"--from, --to: found {iso(start_us)} to {iso(end_us)}, expected the start before the end; without "
+                "--from a range begins at begin, without --to it ends now"
+            )
+        return Window.from_us(start_us, end_us)
 
-    def instant_us(self, when: When) -> int | None:
-        """A time as given by a person: aware, or text local to the pipeline's zone. Microseconds UTC."""
-        return self.config.instant_us(when) if isinstance(when, str) else None if when is None else to_us(when)
+    def instant_us(self, when: When, option: str = "now") -> int | None:
+        """A time as given by a person: aware, or text local to the pipeline's zone. Microseconds UTC.
+
+        Raises TimeError, which names it by its `option`.
+        """
+        try:
+            return self.config.instant_us(when) if isinstance(when, str) else None if when is None else to_us(when)
+        except TimeError as error:
+            raise TimeError(f"{option}: {error}") from None
 
 
 def export_stores(pipelines: Sequence[Pipeline], file: str | Path) -> list[MoveReport]:

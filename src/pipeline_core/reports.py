@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
-from attrs import asdict, frozen
+from attrs import asdict, field, frozen
 from pendulum import DateTime
 
 from pipeline_core import coverage
 from pipeline_core.contracts import RecordStore
 from pipeline_core.decision import Counts
 from pipeline_core.record import Outcome, Pruned, Record, Span, Status
-from pipeline_core.window import Window
+from pipeline_core.window import Window, iso
 
 
 class Exit(IntEnum):
@@ -178,13 +178,17 @@ class Touched:
 
 @frozen
 class HandReport:
-    """What was done by hand, or with `dry_run` would be: which windows, and why."""
+    """What was done by hand, or with `dry_run` would be: which windows, and why.
+
+    `left`: how many of those that were named stay as they are, by their status, because the hand does not fit it.
+    """
 
     pipeline: str
     action: str
     reason: str
     windows: Sequence[Touched]
     dry_run: bool
+    left: Mapping[Status, int] = field(factory=dict)
 
     @property
     def exit_code(self) -> Exit:
@@ -197,6 +201,7 @@ class HandReport:
             "reason": self.reason,
             "dry_run": self.dry_run,
             "windows": [touched.as_mapping() for touched in self.windows],
+            "left": {str(status): count for status, count in self.left.items()},
             "exit_code": int(self.exit_code),
         }
 
@@ -309,4 +314,10 @@ def _record(record: Record) -> dict[str, Any]:
         "reason": record.reason,
         "attempts": record.attempts,
         "crashes": record.crashes,
+        **(_held(record) if record.status is Status.RUNNING else {}),
     }
+
+
+def _held(record: Record) -> dict[str, Any]:
+    until = None if record.lease_until_us is None else iso(record.lease_until_us)
+    return {"owner": record.owner, "lease_until": until}

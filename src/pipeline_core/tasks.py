@@ -28,6 +28,7 @@ from pipeline_core.engine.parts import Parts
 from pipeline_core.errors import (
     AuditError,
     ClaimLostError,
+    ConfigError,
     Interrupted,
     PermanentError,
     RecordError,
@@ -173,7 +174,7 @@ def load_staged_data(config: Config, record: Mapping[str, Any]) -> Result:
         load = transfer.load_of(parts, claim, _staged(parts, claim), upload_of(record))
         transfer.upload(parts, load)
         publish.publish(parts, load)
-        return {"exit_dag": False, "record": _mapping(parts, claim), "rows": load.staged.rows}
+        return {"exit_dag": False, "record": _mapping(parts, claim, load.token), "rows": load.staged.rows}
 
     return _under_claim(config, record, step)
 
@@ -239,6 +240,8 @@ def _under_claim(
         except ClaimLostError as error:
             _cancel(parts, claim, record)
             return _exit(f"claimed elsewhere: {error}")
+        if claim.record.status is not Status.RUNNING:
+            _cancel(parts, claim, record)  # which a task does not, if it dies once it has ended the claim
         try:
             if claim.record.status is Status.QUARANTINED:
                 raise PermanentError(f"window {claim.window} is quarantined: {claim.record.reason}")
@@ -263,9 +266,10 @@ def _guarded(parts: Parts, claim: Claim, step: Callable[[Parts, Claim], Result])
 
 
 def _finish(parts: Parts, claim: Claim, verdict: Verdict) -> None:
-    auditing.clean_up(parts, claim, finished=verdict.status is not Status.PENDING)
+    # Settled first: a task that dies in between is run again, and has nothing staged to work on where it was cleaned.
     parts.store.settle(claim, verdict)
     parts.report.tell("settled", claim.window, status=verdict.status, outcome=verdict.outcome, reason=verdict.reason)
+    auditing.clean_up(parts, claim, finished=verdict.status is not Status.PENDING)
 
 
 def _cancel(parts: Parts, claim: Claim, record: Mapping[str, Any]) -> None:
@@ -285,7 +289,13 @@ def _staged(parts: Parts, claim: Claim) -> Staged:
 
 
 def _pipeline(config: Config) -> Pipeline:
-    return Pipeline.from_mapping(config) if isinstance(config, Mapping) else Pipeline.from_file(config)
+    if isinstance(config, Mapping):
+        return Pipeline.from_mapping(config)
+    if isinstance(config, str | Path):
+        return Pipeline.from_file(config)
+    raise ConfigError(
+        f"config: found a {type(config).__name__}, expected a mapping or the path of a TOML file; give one"
+    )
 
 
 def _mapping(parts: Parts, claim: Claim, upload: str | None = None) -> Result:

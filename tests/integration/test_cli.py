@@ -296,7 +296,16 @@ def side(shell: Shell, name: str, **changes: Any) -> dict[str, Any]:
         ),
         (["run"], lambda shell: side(shell, "target", url="bare-name.db"), ["target.url: not a database URL"]),
         (["run"], lambda shell: {"store": {"type": "sql", "url": "oracle://h/x"}}, ["store.url: 'oracle' needs"]),
-        (["run", "--from", "yesterday"], lambda shell: {}, ["'yesterday'", "2013-01-01"]),
+        (["run", "--from", "yesterday"], lambda shell: {}, ["--from: found 'yesterday'", "2013-01-01"]),
+        (["run", "--to", "yesterday"], lambda shell: {}, ["--to: found 'yesterday'"]),
+        (
+            ["check", "--from", "2013-03-11", "--to", "2013-03-10"],
+            lambda shell: {},
+            ["--from, --to: found 2013-03-11T"],
+        ),
+        (["retry", "--window", "noon", "--reason", "x"], lambda shell: {}, ["--window: found 'noon'"]),
+        (["skip", "--reason", "x"], lambda shell: {}, ["--window, --from, --to: found none"]),
+        (["store", "prune", "--before", "noon"], lambda shell: {}, ["--before: found 'noon'"]),
         (["run", "--workers", "0"], lambda shell: {}, ["--workers"]),
         (["run", "--profile", "prd"], lambda shell: {"profiles": {"prod": {}}}, ["profile", "did you mean 'prod'"]),
         (["run", "--nonsense"], lambda shell: {}, ["--nonsense"]),
@@ -385,6 +394,20 @@ def test_quarantine_shows_in_status(shell: Shell) -> None:
     assert "2013-03-10 00:00 EST to 03:00 EDT, attempts: 1\n    PermanentError: cannot log in with ***" in status.out
 
 
+def test_what_no_terminal_shows_is_not_wrapped(shell: Shell) -> None:
+    """A line stays one, so that it can be searched: of a table, a reason, a sentence. None is filled up with blanks."""
+    shell.configure(**side(shell, "target", table="a_table_of_a_long_name" * 4))
+    assert shell("run").code == 0
+    pruned = shell("store", "prune", "--before", "2013-03-11", "--dry-run").out
+    assert len(pruned) > 80
+    assert pruned.count("\n") == 1
+    assert max(map(len, shell("status").out.splitlines())) <= 80, "the picture is as wide as it was"
+    shell.configure(**side(shell, "target", table="a_table_of_a_long_name" * 4, timestamp_column="moved_at"))
+    (problem,) = [line for line in shell("doctor").out.splitlines() if "no timestamp column" in line]
+    assert "'moved_at'" in problem
+    assert len(problem) > 120
+
+
 def test_doctor_names_the_part_and_the_remedy(shell: Shell) -> None:
     """Each part is ok, or has a problem and what to do about it; then the exit code is 1."""
     healthy = shell("doctor", "--json").json
@@ -435,6 +458,18 @@ def test_doctor_finds_what_would_stop_a_run(shell: Shell, part: str, changes: di
     stopped = shell("run")
     assert (stopped.code, said in stopped.err) == (2, True)
     assert {*shell.statuses()} == {"pending"}
+
+
+def test_doctor_finds_what_planning_refuses(shell: Shell) -> None:
+    """Each part is well, and no run can begin."""
+    shell.configure(begin="2999-01-01")
+    file = shell.folder / "pipeline.toml"
+    file.write_text(file.read_text(encoding="utf-8").replace('end = "2013-', 'end = "3013-'), encoding="utf-8")
+    ill = shell("doctor", "--json")
+    assert ill.code == 1
+    assert [each["part"] for each in ill.json["findings"] if each["severity"] != "ok"] == ["plan"]
+    assert "begin: 2999-01-01" in ill.json["findings"][-1]["problem"]
+    assert (shell("run").code, shell.statuses()) == (2, [])
 
 
 def test_doctor_passes_what_is_only_advised(shell: Shell) -> None:

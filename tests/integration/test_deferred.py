@@ -111,6 +111,8 @@ KILLS = [
     ("load_staged_data", "inserted"),
     ("load_staged_data", "published"),
     ("audit_and_clean_up", "audited"),
+    ("audit_and_clean_up", "settled"),
+    ("audit_and_clean_up", "cleaned"),
 ]
 
 

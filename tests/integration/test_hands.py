@@ -170,7 +170,14 @@ def test_hands_on_the_command_line(any_shell: Any) -> None:
     dry = shell("retry", "--window", SECOND, "--reason", "mended", "--dry-run", "--json")
     assert dry.code == dry.json["exit_code"] == 0
     second = {"start": "2013-03-10T07:00:00+00:00", "end": "2013-03-10T08:00:00+00:00", "was": "quarantined"}
-    expected = {"pipeline": "events", "action": "retry", "reason": "mended", "dry_run": True, "windows": [second]}
+    expected = {
+        "pipeline": "events",
+        "action": "retry",
+        "reason": "mended",
+        "dry_run": True,
+        "windows": [second],
+        "left": {},
+    }
     assert dry.json == {**expected, "exit_code": 0}
     assert shell("status").code == 1
     assert "would retry 1 windows: mended" in shell("retry", "--window", SECOND, "--reason", "mended", "--dry-run").out
@@ -199,6 +206,37 @@ def test_hands_on_the_command_line(any_shell: Any) -> None:
     assert [
         each["was"] for each in shell("release", "--window", SECOND, "--reason", "x", "--json").json["windows"]
     ] == ["running"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "left", "instead"),
+    [
+        ("retry", {"done": 1}, "1 done: `reload` moves it again"),
+        ("skip", {"done": 1}, "1 done: `reload` moves it again"),
+        ("release", {"done": 1}, "1 done: `reload` moves it again"),
+        ("retry", {"pending": 1}, "1 pending: the next `run` tries it, `skip` takes it out"),
+        ("release", {"quarantined": 1}, "1 quarantined: `retry` tries it again, `skip` takes it out"),
+        ("skip", {"running": 1}, "1 running: `release` takes it from its holder"),
+    ],
+)
+def test_a_hand_that_does_not_fit_says_what_does(shell: Any, verb: str, left: dict[str, int], instead: str) -> None:
+    """Nothing is done, which is no failure; but why, and what would do it, is said."""
+    (status,) = left
+    with shell.world.pipeline() as pipeline:
+        if status == "done":
+            pipeline.run(now=NOW)
+        pipeline.plan(now=NOW)
+        if status == "quarantined":
+            quarantine(pipeline, SECOND)
+        if status == "running":
+            pipeline.store.claim(claim_request(pipeline.config, pipeline.store, order(pipeline, SECOND)))
+        before = shell.statuses()
+        arguments = [verb, "--window", SECOND, "--reason", "why"]
+        said = shell(*arguments)
+        assert (said.code, said.out.splitlines()[1:]) == (0, [f"  {instead}"])
+        found = shell(*arguments, "--json").json
+        assert (found["windows"], found["left"]) == ([], left)
+        assert shell.statuses() == before
 
 
 @pytest.mark.parametrize("command", ["retry", "reload", "skip", "release"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console, RenderableType
@@ -30,6 +32,14 @@ def record(window: Window, reason: str = "", attempts: int = 0, crashes: int = 0
     return Record("flights", window, reason=reason, attempts=attempts, crashes=crashes)
 
 
+#: A running record: of which process, and until five minutes after its window's end.
+HELD: dict[str, Any] = {
+    "status": Status.RUNNING,
+    "owner": "etl-1/0c4f/4026531836:4711:99",
+    "lease_until_us": START + 20 * HOUR + HOUR // 12,
+}
+
+
 def report(**changes: object) -> StatusReport:
     """A day with everything in it: done, a gap, quarantined, running, pending."""
     parts: dict[str, object] = {
@@ -38,7 +48,7 @@ def report(**changes: object) -> StatusReport:
         "coverage": [hours(0, 10)],
         "gaps": [hours(10, 14)],
         "pending": [hours(20, 25)],
-        "running": [record(hours(18, 20))],
+        "running": [evolve(record(hours(18, 20), "planned"), **HELD)],
         "failing": [record(hours(20, 22), "TransientError: no answer", attempts=2, crashes=1)],
         "quarantined": [record(hours(14, 18), "MismatchError: 3 rows were staged, but 2 fall into the window", 1)],
     }
@@ -70,8 +80,18 @@ def test_the_status_picture() -> None:
         "    TransientError: no answer\n"
         "\n"
         "running:\n"
-        "  2013-11-03 17:00 EST to 19:00 EST"
+        "  2013-11-03 17:00 EST to 19:00 EST\n"
+        "    held by process 4711 of etl-1, its lease ends 2013-11-03 19:05 EST"
     )
+
+
+def test_a_claim_that_travels_is_named() -> None:
+    """Between the tasks of an orchestrator no process holds it; `--json` says the same."""
+    travelling = evolve(record(hours(18, 20)), **(HELD | {"owner": None, "claim_id": "c-1"}))
+    found = report(running=[travelling, evolve(travelling, **HELD)])
+    assert "    held by claim c-1, its lease ends 2013-11-03 19:05 EST" in plain(views.status_view(found, NEW_YORK))
+    held = [(each["owner"], each["lease_until"]) for each in found.as_mapping()["running"]]
+    assert held == [(None, "2013-11-04T00:05:00Z"), (HELD["owner"], "2013-11-04T00:05:00Z")]
 
 
 def test_the_picture_in_ascii() -> None:

@@ -623,6 +623,17 @@ def test_a_side_whose_plugin_is_missing_explains_its_strange_keys() -> None:
     assert "plugin that it is meant for is not installed" in text
 
 
+def test_a_setting_that_is_missing_names_its_variable(monkeypatch) -> None:
+    """Where an alias gives it too; the other side's aliases do not."""
+    for name in ("SNOWFLAKE_ACCOUNT", "SNOWFLAKE_USER", "SNOWFLAKE_PASSWORD", "TARGET_TABLE"):
+        monkeypatch.delenv(name, raising=False)
+    missing = "missing, expected a string"
+    found = problems(full(target={"type": "snowflake"}))
+    assert f"target.account: {missing}; or set the environment variable SNOWFLAKE_ACCOUNT" in found
+    assert f"target.table: {missing}; or set the environment variable TARGET_TABLE" in found
+    assert f"source.table: {missing}" in problems(full(source={"type": "snowflake"}))
+
+
 # --- files -----------------------------------------------------------------------------------------------------------
 
 

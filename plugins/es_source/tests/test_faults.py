@@ -152,16 +152,16 @@ def test_something_else_answers(answering: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({}, "either url or cloud_id"),
-        ({"url": Secret("http://a:1"), "cloud_id": "x:eA=="}, "either url or cloud_id"),
+        ({}, "or set the environment variable ELASTICSEARCH_HOST"),
+        ({"url": Secret("http://a:1"), "cloud_id": "x:eA=="}, "found url and cloud_id"),
         ({"url": Secret("http://a:1"), "username": "u"}, "go together"),
         (
             {"url": Secret("http://a:1"), "api_key": Secret("k"), "bearer_token": Secret("t")},
             "found api_key and bearer_token",
         ),
-        ({"url": Secret("search.example:9200")}, "expected http or https"),
-        ({"url": Secret("ftp://u:geheim@search.example")}, "expected http or https"),
-        ({"url": Secret("https://a:b")}, "expected http or https"),
+        ({"url": Secret("search.example:9200")}, "url: found no http:// or https:// at its beginning"),
+        ({"url": Secret("ftp://u:geheim@search.example")}, "url: found no http:// or https:// at its beginning"),
+        ({"url": Secret("https://a:b")}, "url: found no host with a port"),
         ({"cloud_id": "nonsense"}, "cannot be set up"),
         ({"url": Secret("https://a:1"), "ca_certs": "/no/such/file"}, "ca_certs names no file"),
     ],

@@ -31,6 +31,15 @@ _USAGE = (ConfigError, PluginError, RecordError, SideError, TimeError)
 _UNDONE = (ClaimLostError, Interrupted, KeyboardInterrupt, TransientError)
 
 
+#: Columns of what is no terminal: tables are laid out for some width.
+UNLIMITED = 100_000
+
+
+def _results() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=UNLIMITED)
+
+
 @frozen
 class Terminal:
     """The two streams. `debug` shows the traceback of a failure.
@@ -40,7 +49,7 @@ class Terminal:
 
     json: bool = False
     debug: bool = False
-    out: Console = field(factory=partial(Console, highlight=False))
+    out: Console = field(factory=_results)
     err: Console = field(factory=partial(Console, stderr=True, highlight=False))
     about: str = ""
     collected: list[Mapping[str, Any]] | None = None
@@ -50,7 +59,9 @@ class Terminal:
         return evolve(self, about=f"{name}: " if name else "", collected=[])
 
     def show(self, mapping: Mapping[str, Any], *rendered: RenderableType) -> None:
-        """A result: the mapping for machines, the rest for people. Plain text is never wrapped: it is to be copied."""
+        """A result: the mapping for machines, the rest for people. Plain text is never wrapped: it is to be copied; and
+        nothing is where no terminal shows it: it is to be searched.
+        """
         if self.json:
             self.document(mapping)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from shutil import get_terminal_size
 
 from pendulum import DateTime
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -11,8 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline_core.cli import picture
+from pipeline_core.cli.terminal import UNLIMITED
+from pipeline_core.engine import owner
 from pipeline_core.plugins import Listed
-from pipeline_core.record import Change, Record
+from pipeline_core.record import Change, Record, Status
 from pipeline_core.reports import (
     AdoptionReport,
     CheckReport,
@@ -26,6 +29,12 @@ from pipeline_core.reports import (
 from pipeline_core.secrets import redact
 from pipeline_core.window import Window, from_us
 
+_INSTEAD = {
+    Status.PENDING: "the next `run` tries it, `skip` takes it out",
+    Status.RUNNING: "`release` takes it from its holder",
+    Status.DONE: "`reload` moves it again",
+    Status.QUARANTINED: "`retry` tries it again, `skip` takes it out",
+}
 _MOST_ROWS = 20  # of a table; what is left out is counted, and `--json` holds all of it
 
 
@@ -119,7 +128,10 @@ def hand_view(report: HandReport, zone: str) -> RenderableType:
     lines = [Text(f"{report.pipeline}: {would}{report.action} {len(report.windows):,} windows: {report.reason}")]
     for touched in report.windows[:_MOST_ROWS]:
         lines.append(Text(f"  {window_name(touched.window, zone)}, was {touched.was}"))
-    return Group(*lines, *_left_out(len(report.windows)))
+    lines += _left_out(len(report.windows))
+    if not report.windows:
+        lines += [Text(f"  {count:,} {status}: {_INSTEAD[status]}") for status, count in report.left.items()]
+    return Group(*lines)
 
 
 def status_view(report: StatusReport, zone: str) -> RenderableType:
@@ -182,11 +194,12 @@ class _Picture:
         if over is None:
             yield Text(f"{self._report.pipeline}: no window yet; `pipeline-core plan` makes them")
             return
+        width = options.max_width if options.max_width < UNLIMITED else get_terminal_size().columns
         draw: Callable[[picture.Shade], str] = (lambda s: s.plain) if options.ascii_only else (lambda s: s.glyph)
         first, last = moment(over.start, self._zone), moment(over.end, self._zone)
         yield Text(f"{self._report.pipeline} ({self._zone})", "bold")
-        yield Text.assemble(*((draw(shade), shade.style) for shade in picture.bar(painted, over, options.max_width)))
-        yield Text(first + last.rjust(options.max_width - len(first)))
+        yield Text.assemble(*((draw(shade), shade.style) for shade in picture.bar(painted, over, width)))
+        yield Text(first + last.rjust(width - len(first)))
         yield self._legend(draw, len(painted[picture.GAP]))
 
     def _legend(self, draw: Callable[[picture.Shade], str], gaps: int) -> Text:
@@ -203,8 +216,17 @@ def _records(records: Sequence[Record], zone: str) -> Iterator[RenderableType]:
         used = [f"attempts: {record.attempts}"] if record.attempts else []
         used += [f"crashes: {record.crashes}"] if record.crashes else []
         yield Text("  " + ", ".join([window_name(record.window, zone), *used]))
-        if record.reason:
-            yield Padding(Text(record.reason), (0, 0, 0, 4))
+        if record.status is Status.RUNNING:
+            yield Text(f"    {_held(record, zone)}")
+        elif record.reason:
+            yield Padding(Text(record.reason), (0, 0, 0, 4), expand=False)
+
+
+def _held(record: Record, zone: str) -> str:
+    """Who has a running window, and until when; a claim that travels between tasks is no process's."""
+    holder = f"claim {record.claim_id}" if record.owner is None else owner.shown(record.owner)
+    until = "" if record.lease_until_us is None else f", its lease ends {moment(from_us(record.lease_until_us), zone)}"
+    return f"held by {holder}{until}"
 
 
 def _table(*headers: str) -> Table:

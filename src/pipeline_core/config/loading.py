@@ -22,7 +22,7 @@ from pipeline_core.config.layout import EXCLUDE, POLICY_KEYS, SECTIONS, Layout
 from pipeline_core.config.overlays import chosen, merged, overlays
 from pipeline_core.config.overlays import shown as shown_where
 from pipeline_core.config.references import Name, Place, names_in
-from pipeline_core.config.sections import Part
+from pipeline_core.config.sections import Part, aliases_of
 from pipeline_core.config.structuring import read, structured
 from pipeline_core.contracts import Provider
 from pipeline_core.errors import ConfigError, PluginError, TimeError
@@ -193,9 +193,7 @@ class _Loading:
 
     def fill(self, key: str, provider: Provider[Any], options: dict[str, Any]) -> None:
         """Settings that the section leaves out, by their aliases: from the top level, else from the environment."""
-        other = {"source": "target_", "target": "source_"}.get(key)
-        # `source_index` is never the target's, even where one technology takes both sides.
-        aliases = {alias: to for alias, to in provider.aliases.items() if not (other and alias.startswith(other))}
+        aliases = aliases_of(provider, key)
         self.aliases |= aliases.keys()
         for alias, setting in aliases.items():
             if alias in self.whole and setting not in options:

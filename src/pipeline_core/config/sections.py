@@ -17,6 +17,13 @@ from pipeline_core.errors import ConfigError, PluginError
 T = TypeVar("T")
 
 
+def aliases_of(provider: Provider[Any], section: str) -> dict[str, str]:
+    """The provider's aliases that may fill a section, and the setting of each."""
+    other = {"source": "target_", "target": "source_"}.get(section)
+    # `source_index` is never the target's, even where one technology takes both sides.
+    return {alias: to for alias, to in provider.aliases.items() if not (other and alias.startswith(other))}
+
+
 @frozen(eq=False)
 class Part(Generic[T]):
     """One section: which provider it selects, and its settings as written. `open` may be called any number of times."""
@@ -68,7 +75,18 @@ class Part(Generic[T]):
         try:
             return structured(cast(type[Settings[T]], self.provider.settings), options), []
         except Refused as refused:
-            return None, [((*self.place, *path), text) for path, text in refused.findings]
+            return None, [
+                ((*self.place, *path), text + self._or_variable(path, text)) for path, text in refused.findings
+            ]
+
+    def _or_variable(self, path: Place, text: str) -> str:
+        """For a setting that is missing, the variable of the environment that gives it too, if there is one."""
+        if len(path) != 1 or not text.startswith("missing"):
+            return ""
+        known = aliases_of(self.provider, str(self.place[0]))
+        return next(
+            (f"; or set the environment variable {alias.upper()}" for alias in known if known[alias] == path[0]), ""
+        )
 
     def _answers(self, context: Context) -> dict[Name, str]:
         wanted: dict[str, dict[Name, Place]] = defaultdict(dict)

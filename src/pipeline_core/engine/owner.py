@@ -23,6 +23,12 @@ def this_process() -> str | None:
     return f"{here}:{os.getpid()}:{start}" if here and start else None
 
 
+def shown(owner: str) -> str:
+    """An owner for people, as `process 4711 of HOST`."""
+    here, pid, _ = owner.rsplit(":", 2)
+    return f"process {pid} of {here.partition('/')[0]}"
+
+
 def person() -> str:
     """Who acts by hand, as `user@host`; the user's number where this system has no name for it."""
     try:

@@ -60,8 +60,15 @@ class ElasticsearchSettings:
 
     def __attrs_post_init__(self) -> None:
         """Raises ConfigError for settings that contradict each other."""
-        if (self.url is None) == (self.cloud_id is None):
-            raise ConfigError("elasticsearch: expected either url or cloud_id; give the one that names the cluster")
+        if self.url is None and self.cloud_id is None:
+            raise ConfigError(
+                "elasticsearch: expected either url or cloud_id; give the one that names the cluster, or set the "
+                "environment variable ELASTICSEARCH_HOST"
+            )
+        if self.url is not None and self.cloud_id is not None:
+            raise ConfigError(
+                "elasticsearch: found url and cloud_id, expected either; give the one that names the cluster"
+            )
         if (self.username is None) != (self.password is None):
             raise ConfigError("elasticsearch: username and password go together; give both or neither")
         ways = [each for each in ("api_key", "username", "bearer_token") if getattr(self, each) is not None]

@@ -95,7 +95,7 @@ class Session:
         options = self._options() | {"autocommit": True}
         options["session_parameters"] |= {"ABORT_DETACHED_QUERY": False, "QUERY_TAG": self._tag(self._tagged)}
         try:
-            with closing(snowflake.connector.connect(**options)) as connection, closing(connection.cursor()) as cursor:
+            with closing(self._connect(options)) as connection, closing(connection.cursor()) as cursor:
                 cursor.execute_async(sql)
                 return str(cursor.sfqid)
         except faults.RAISED as error:
@@ -220,12 +220,12 @@ class Session:
     def _open(self) -> SnowflakeConnection:
         self._refuse_in_a_fork()
         if self._connection is None:
-            self._connection = self._connect()
+            self._connection = self._connect(self._options())
         return self._connection
 
-    def _connect(self) -> SnowflakeConnection:
+    def _connect(self, options: dict[str, Any]) -> SnowflakeConnection:
         try:
-            return snowflake.connector.connect(**self._options())
+            return snowflake.connector.connect(**options)
         except faults.RAISED:
             raise
         except (OSError, TypeError, ValueError) as error:
