@@ -375,7 +375,11 @@ class Connector(ABC):
     @property
     @abstractmethod
     def identity(self) -> Mapping[str, str]:
-        """What this side is: technology, host or account by name, database, table, filter. Never a secret."""
+        """What this side is: technology, host or account by name, database, table, filter. Never a secret.
+
+        A pipeline is refused whose sides agree in all but how one table is looked at: `scope`, `where`, `query`,
+        `shape`, `lists`, `timestamp_column`, `timestamp_field`, `timestamp_timezone`, `timestamp_unit`.
+        """
 
     @property
     def naive_timezone(self) -> str | None:

@@ -287,7 +287,10 @@ class Pipeline:
         return status_of(self.store, self.config.pipeline)
 
     def doctor(self) -> list[Finding]:
-        """Tries each part, then whether the source's rows fit the target; of each part at least one finding."""
+        """Tries each part, then whether the source's rows fit the target, and what planning says of it all.
+
+        Of each part at least one finding; of the plan only what keeps a run from beginning.
+        """
         found = [finding for name in ("store", "source", "target", "stage") for finding in self._examine(name)]
         if lacking := self.config.lacking:
             what = f"lacks check fields, so that no window is generated: {', '.join(lacking)}"
@@ -476,7 +479,7 @@ class Pipeline:
             return _findings_of(name, error)
 
     def _misfits(self) -> list[Finding]:
-        """Why no row of the source can be loaded, by its columns; none where they fit. Nothing is staged or made."""
+        """Why no run can begin, or load a row, by its columns; none where all fits. Nothing is planned or made."""
         part = "source"
         try:
             self.require(Can.EXTRACT)
@@ -485,6 +488,8 @@ class Pipeline:
                 part = "target"
                 self.require(Can.LOAD)
                 self._ddl(parts, rows)
+                part = "plan"
+                self._plan(parts, None, dry_run=True)
         except Exception as error:  # noqa: BLE001 - as above
             return _findings_of(part, error)
         return []

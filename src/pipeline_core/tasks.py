@@ -28,6 +28,7 @@ from pipeline_core.engine.parts import Parts
 from pipeline_core.errors import (
     AuditError,
     ClaimLostError,
+    ConfigError,
     Interrupted,
     PermanentError,
     RecordError,
@@ -288,7 +289,13 @@ def _staged(parts: Parts, claim: Claim) -> Staged:
 
 
 def _pipeline(config: Config) -> Pipeline:
-    return Pipeline.from_mapping(config) if isinstance(config, Mapping) else Pipeline.from_file(config)
+    if isinstance(config, Mapping):
+        return Pipeline.from_mapping(config)
+    if isinstance(config, str | Path):
+        return Pipeline.from_file(config)
+    raise ConfigError(
+        f"config: found a {type(config).__name__}, expected a mapping or the path of a TOML file; give one"
+    )
 
 
 def _mapping(parts: Parts, claim: Claim, upload: str | None = None) -> Result:

@@ -460,6 +460,18 @@ def test_doctor_finds_what_would_stop_a_run(shell: Shell, part: str, changes: di
     assert {*shell.statuses()} == {"pending"}
 
 
+def test_doctor_finds_what_planning_refuses(shell: Shell) -> None:
+    """Each part is well, and no run can begin."""
+    shell.configure(begin="2999-01-01")
+    file = shell.folder / "pipeline.toml"
+    file.write_text(file.read_text(encoding="utf-8").replace('end = "2013-', 'end = "3013-'), encoding="utf-8")
+    ill = shell("doctor", "--json")
+    assert ill.code == 1
+    assert [each["part"] for each in ill.json["findings"] if each["severity"] != "ok"] == ["plan"]
+    assert "begin: 2999-01-01" in ill.json["findings"][-1]["problem"]
+    assert (shell("run").code, shell.statuses()) == (2, [])
+
+
 def test_doctor_passes_what_is_only_advised(shell: Shell) -> None:
     """A run goes well without an index: the exit code is 0, and the finding says what it is."""
     shell.world.query("source", "drop index if exists events_ts")

@@ -244,7 +244,7 @@ def test_one_table_on_both_sides_is_refused(any_world: Any) -> None:
     one = world.config()["source"]
     config = world.config(source=one | {"where": "id > 5"}, target=one, columns={"exclude": ["note"]})
     with Pipeline.from_mapping(config) as pipeline:
-        for verb in (pipeline.run, pipeline.check, lambda: tasks.store_new_and_pass_valid_record(config)):
+        for verb in (pipeline.check, pipeline.run, lambda: tasks.store_new_and_pass_valid_record(config)):
             with pytest.raises(ConfigError, match=r"source and target are one table .*events"):
                 verb()
         assert pipeline.store.spans("events") == []

@@ -102,6 +102,13 @@ def test_every_step_in_a_process_of_its_own(world) -> None:
     world.assert_whole()
 
 
+@pytest.mark.parametrize("config", [None, 3, b"pipeline.toml"])
+def test_a_configuration_that_is_none(config: Any) -> None:
+    """Such as a variable that was never set: the error says what was expected."""
+    with pytest.raises(ConfigError, match=r"config: found a .*, expected a mapping or the path of a TOML file"):
+        tasks.pre_validate_counts(config, {})
+
+
 def test_already_processed_ends_the_window(world) -> None:
     """With a claim the record is finished; a plain mapping is only counted."""
     world.run()

@@ -138,9 +138,11 @@ def _cluster(settings: ElasticsearchSettings) -> tuple[dict[str, Any], dict[str,
     except ValueError:
         parts, port = urlsplit(""), None
     if parts.scheme not in _PORTS or not parts.hostname:
+        # The URL is a secret as a whole: who knows what was put in its place.
+        begins = url.startswith(tuple(f"{scheme}://" for scheme in _PORTS))
+        found = "no host with a port" if begins else "no http:// or https:// at its beginning"
         raise ConfigError(
-            f"elasticsearch: found the url {redact(url)!r}, expected http or https, a host and its port, such as "
-            "https://search.example:9200"
+            f"url: found {found}, expected http or https, a host and its port, such as https://search.example:9200"
         )
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     where = f"{parts.scheme}://{host}:{_PORTS[parts.scheme] if port is None else port}{parts.path.rstrip('/')}"
