@@ -389,6 +389,27 @@ def test_new_columns(account: Any, load: MakeLoad, publish: Publish) -> None:
             assert extracted(side).column_names == names
 
 
+@pytest.mark.parametrize(
+    ("settings", "columns", "said"),
+    [
+        ({}, {"at": "moved"}, "no staged column becomes its timestamp column 'AT'"),
+        ({"scope": {"n": 1}}, {"n": "m"}, r"scope limits this pipeline by the columns \['N'\], which no staged column"),
+    ],
+)
+def test_settings_that_no_row_fits_blame_no_window(
+    account: Any, load: MakeLoad, settings: dict[str, Any], columns: dict[str, str], said: str
+) -> None:
+    """No staged column becomes the timestamp, or one of the scope; `doctor`, which asks for the DDL, finds it too."""
+    table = account.name()
+    account.run(f'CREATE TABLE {table} ("AT" TIMESTAMP_TZ, N NUMBER(18, 0))')
+    given = rows(START, n=pa.array([1]))
+    with account.side(table, **settings) as side:
+        with pytest.raises(SideError, match=said):
+            side.upload(load(NOON, given, columns=columns))
+        with pytest.raises(SideError, match=said):
+            side.ddl(given, columns)
+
+
 def test_a_column_that_another_worker_adds_first(front: Any, account: Any, load: MakeLoad, publish: Publish) -> None:
     """It is there: the rows go in."""
     table = account.name()

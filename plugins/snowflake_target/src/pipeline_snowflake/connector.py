@@ -141,7 +141,7 @@ class SnowflakeConnector(Source, DeferredTarget):
                 return None
             raise SideError(
                 f"{self._place}: no such table ({table.nearest_table(self._session, path)}); "
-                "correct its name, or set create = true on the target"
+                "correct its name, or if it is the target, set create = true"
             )
         timestamp = column_of(settings.timestamp_column, found.columns)
         if timestamp is None:
@@ -239,7 +239,10 @@ class SnowflakeConnector(Source, DeferredTarget):
 
     def ddl(self, rows: Batch, columns: Mapping[str, str]) -> Sequence[str]:
         schema = pa.RecordBatchReader.from_stream(rows).schema
-        statements = self._missing(schema, target_names(schema.names, columns, self._place, fold), self._look())
+        names, side = target_names(schema.names, columns, self._place, fold), self._look()
+        statements = self._missing(schema, names, side)
+        if side is not None and self._settings.new_columns != "add":
+            self._plan(schema, names, side)
         return [f"{statement};" for statement in statements]
 
     # --- an upload that the server ends by itself ---------------------------------------------------------------------

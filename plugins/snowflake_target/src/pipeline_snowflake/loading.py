@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from attrs import frozen
 
-from pipeline_core import PermanentError, Window
+from pipeline_core import PermanentError, SideError, Window
 from pipeline_core.errors import nearest
 from pipeline_snowflake.extraction import checked
 from pipeline_snowflake.names import fold, quoted
@@ -113,21 +113,16 @@ class Loading:
 
 
 def plan(schema: pa.Schema, names: Sequence[str], side: Side, place: str, *, ignore: bool = False) -> Loading:
-    """Matches staged columns with a table's. Raises PermanentError for one that has no place, or cannot be held;
-    where `ignore` is set, what has no place is left out.
+    """Matches staged columns with a table's; where `ignore` is set, what has no place is left out.
+
+    Raises PermanentError for one that has no place, or cannot be held, SideError where the timestamp column or one of
+    the scope gets none.
     """
-    known, timestamp = side.table.columns, side.timestamp
+    known = side.table.columns
     matched = [(at, name, column_of(name, known)) for at, name in enumerate(names)]
+    _check_named(side, [column.name for _, _, column in matched if column], names, place)
     placed = [(at, _required(name, column, known, place)) for at, name, column in matched if column or not ignore]
     columns = [column for _, column in placed]
-    if timestamp not in columns:
-        raise _no_timestamp(timestamp.name, names, place)
-    unsaid = sorted(side.scope.keys() - {column.name for column in columns})
-    if unsaid:
-        raise PermanentError(
-            f"{place}: scope limits this pipeline by the columns {unsaid}, which no staged column becomes "
-            f"({nearest(unsaid[0], list(names))}); extract them, or rename one under [columns]"
-        )
     unfilled = [column.name for column in known if column.required and column not in columns]
     if unfilled:
         raise PermanentError(
@@ -135,6 +130,17 @@ def plan(schema: pa.Schema, names: Sequence[str], side: Side, place: str, *, ign
             "rename one under [columns], give them a default, or allow NULL"
         )
     return Loading(place, schema, side, [_filled(schema.field(at), at, column, side, place) for at, column in placed])
+
+
+def _check_named(side: Side, filled: Sequence[str], names: Sequence[str], place: str) -> None:
+    if side.timestamp.name not in filled:
+        raise _no_timestamp(side.timestamp.name, names, place)
+    unsaid = sorted(side.scope.keys() - set(filled))
+    if unsaid:
+        raise SideError(
+            f"{place}: scope limits this pipeline by the columns {unsaid}, which no staged column becomes "
+            f"({nearest(unsaid[0], list(names))}); extract them, or rename one under [columns]"
+        )
 
 
 def _required(name: str, column: Column | None, known: Sequence[Column], place: str) -> Column:
@@ -165,8 +171,8 @@ def _filled(field: pa.Field, at: int, column: Column, side: Side, place: str) ->
     return Filled(column, at, found)
 
 
-def _no_timestamp(name: str, names: Sequence[str], place: str) -> PermanentError:
-    return PermanentError(
+def _no_timestamp(name: str, names: Sequence[str], place: str) -> SideError:
+    return SideError(
         f"{place}: no staged column becomes its timestamp column {name!r} ({nearest(name, list(names))}); "
         "rename one under [columns]"
     )
