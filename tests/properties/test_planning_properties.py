@@ -78,7 +78,8 @@ def test_live_records_tile_the_time_that_is_whole(policy: WallClockPolicy, spans
     limit = policy.window_at_us(NOW).start_us
     assert live[0].start_us == BEGIN
     assert live[-1].end_us >= limit
-    assert all(a.end_us == b.start_us for a, b in pairwise(live))
+    assert all(a.end_us <= b.start_us for a, b in pairwise(live))
+    assert all(a.end_us == b.start_us for a, b in pairwise(live) if a.end_us < limit)
 
 
 @given(policies, live_records())
@@ -131,7 +132,8 @@ def test_a_plan_of_a_range_leaves_no_gap(policy: WallClockPolicy, spans: list[Sp
     assert all(ends[0] <= each.start_us < ends[1] for each in (*change.remove, *change.add))
     live = applied(spans, change)
     assert len(live) == len(spans) - len(change.remove) + len(change.add)
-    assert not coverage.subtract(covered(spans), covered(live))
+    limit = policy.window_at_us(NOW).start_us  # what lies behind it is planned once its window is whole
+    assert not [lost for lost in coverage.subtract(covered(spans), covered(live)) if lost[0] < limit]
     rest = applied(live, plan(request(policy), live))
     assert [span[:3] for span in rest] == [span[:3] for span in applied(spans, whole)]
 

@@ -36,13 +36,13 @@ class Request:
     policy: TimePolicy
     now_us: int
     identity: str
-    made_name: str | None = None
     begin_us: int | None = None
     end_us: int | None = None
     target_zone: str | None = None
     sealed_us: int = MIN_US
     default_record: Mapping[str, Any] = field(factory=dict)
     check_fields: Sequence[str] = ()
+    made_name: str | None = None
 
 
 def plan(request: Request, spans: Sequence[Span]) -> Change:
