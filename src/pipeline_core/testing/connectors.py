@@ -35,6 +35,7 @@ from pipeline_core.errors import ClaimLostError, PipelineError, TransientError
 from pipeline_core.ledger import Adoption, Entry, Given
 from pipeline_core.record import Claim, Record
 from pipeline_core.testing.findings import expect, expect_error, report
+from pipeline_core.testing.together import healed
 from pipeline_core.window import SECOND_US, Window
 
 PIPELINE = "flights"
@@ -644,7 +645,7 @@ class ConnectorSuite(ABC):
                 uploaded.set()
                 guarded_.wait(WAIT_S)
                 try:
-                    retried(lambda: guarded(side, late))
+                    healed(lambda: guarded(side, late), TRIES)
                     found.append("passed")
                 except ClaimLostError:
                     found.append("refused")
@@ -677,8 +678,8 @@ class ConnectorSuite(ABC):
             with self._target(settings) as side:
                 for window in part:
                     load = self._load(window, [window.start_us, window.end_us - 1], fence=START_US + window.start_us)
-                    retried(partial(side.upload, load))
-                    retried(partial(publish, side, load))
+                    healed(partial(side.upload, load), TRIES)
+                    healed(partial(publish, side, load), TRIES)
                     side.discard(load.claim)
 
         at_once(work, [windows[n::4] for n in range(4)])
@@ -987,17 +988,6 @@ def publish(side: Target, load: Load) -> int:
         for step in ("guard", "delete", "insert"):
             do(verbs, load, step)
         return verbs.count(load.window)
-
-
-def retried(act: Callable[[], object]) -> None:
-    """As the core does: what can heal is tried again."""
-    for _ in range(TRIES - 1):
-        try:
-            act()
-        except TransientError:
-            continue
-        return
-    act()
 
 
 def at_once(act: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:

@@ -38,7 +38,7 @@ from pipeline_core.record import (
 )
 from pipeline_core.testing.findings import BrokenPromiseError, expect, expect_error, report
 from pipeline_core.testing.store_model import ProcessMachine, StoreMachine, ThreadMachine
-from pipeline_core.testing.together import Processes
+from pipeline_core.testing.together import Processes, healed
 from pipeline_core.window import SECOND_US, Window
 
 NOON_US = 1_700_000_000 * SECOND_US
@@ -322,8 +322,9 @@ class RecordStoreSuite(ABC):
             store.apply(plan(60))
             can_open = type(self).open_again is not RecordStoreSuite.open_again
             workers = [opened.enter_context(self.open_again(store)) if can_open else store for _ in range(6)]
+            limited = request(lease_s=6000, max_running=2)
             for _ in range(5):
-                got = at_once(lambda worker: worker.claim(request(lease_s=6000, max_running=2)), workers)
+                got = at_once(lambda worker: healed(lambda: worker.claim(limited)), workers)
                 claims = [claim for part in got for claim in part]
                 expect("no more run than allowed", store, len(claims), 2)
                 for claim in claims:
@@ -700,11 +701,12 @@ class RecordStoreSuite(ABC):
     def _claimed_once(self, store: RecordStore, workers: Sequence[RecordStore], count: int) -> None:
         def work(worker: RecordStore) -> list[int]:
             got = []
-            while claims := worker.claim(request(lease_s=6000)):
+            while claims := healed(lambda: worker.claim(request(lease_s=6000))):
                 (claim,) = claims
                 got.append(claim.window.start_us)
-                worker.renew(claim, 6000)
-                worker.settle(worker.resume(claim, 6000), DONE)
+                healed(partial(worker.renew, claim, 6000))
+                resumed = healed(partial(worker.resume, claim, 6000))
+                healed(partial(worker.settle, resumed, DONE))
             return got
 
         got = [start for part in at_once(work, workers) for start in part]
@@ -716,7 +718,7 @@ class RecordStoreSuite(ABC):
         """Four grids planned by threads at the same moment: what is live never overlaps, and each says what it did."""
         grids = [[Addition(at, at + step, 0) for at in range(0, 1_500, step)] for step in (10, 15, 25, 40)]
         with self.open_store() as store:
-            applied = at_once(lambda grid: store.apply(Change("p", add=grid)), grids)
+            applied = at_once(lambda grid: healed(lambda: store.apply(Change("p", add=grid))), grids)
             spans = store.spans("p")
             overlaps = [(a[:2], b[:2]) for a, b in pairwise(spans) if a.end_us > b.start_us]
             expect("live records never overlap", store, overlaps, [])
@@ -1016,9 +1018,9 @@ class _Beside:
     def work(self) -> list[Claim]:
         got = []
         while self.goes_on():
-            for claim in self.store.claim(request(lease_s=6000)):
+            for claim in healed(lambda: self.store.claim(request(lease_s=6000))):
                 got.append(claim)
-                self.store.settle(claim, DONE)
+                healed(partial(self.store.settle, claim, DONE))
         return got
 
     def reload(self) -> list[int]:
@@ -1030,14 +1032,15 @@ class _Beside:
                 if start_us in left and record == in_short(record):
                     remove = Removal(start_us, end_us, record.fence, "reload")
                     add = Addition(start_us, end_us, 0, record.identity, record.verified_rows, Asked.RELOAD)
-                    did += [each.start_us for each in self.store.apply(Change("p", [remove], [add])).add]
+                    change = healed(partial(self.store.apply, Change("p", [remove], [add])))
+                    did += [each.start_us for each in change.add]
                     left -= {*did}
         self.reloaded.set()
         return did
 
     def prune(self) -> None:
         while self.goes_on():
-            self.store.prune(Pruning("p", 600, most=7))
+            healed(lambda: self.store.prune(Pruning("p", 600, most=7)))
 
 
 def removal(store: RecordStore, start_us: int) -> Removal:

@@ -8,16 +8,18 @@ from __future__ import annotations
 import multiprocessing
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing.synchronize import Barrier
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from attrs import frozen
 
 from pipeline_core.contracts import Context, RecordStore, Settings
 from pipeline_core.errors import ClaimLostError, TransientError
+
+T = TypeVar("T")
 
 WORKERS = 3
 _PATIENCE_S = 120
@@ -81,16 +83,21 @@ def _raise_the_cause(futures: Sequence[Future[Any]]) -> None:
         raise error
 
 
-def _done(store: RecordStore, act: Act, tries: int = 5) -> Any:
-    """What the act came to. What can heal, such as a deadlock, has changed nothing, and is tried again."""
+def healed(act: Callable[[], T], tries: int = 5) -> T:
+    """What it comes to. What can heal, as a deadlock, has changed nothing, and is tried again; so the core does it."""
+    for _ in range(tries - 1):
+        try:
+            return act()
+        except TransientError:
+            continue
+    return act()
+
+
+def _done(store: RecordStore, act: Act) -> Any:
     try:
-        return getattr(store, act.verb)(*act.given)
+        return healed(lambda: getattr(store, act.verb)(*act.given))
     except ClaimLostError:
         return Lost
-    except TransientError:
-        if tries == 1:
-            raise
-        return _done(store, act, tries - 1)
 
 
 # --- in the process of a worker ---------------------------------------------------------------------------------------
