@@ -269,7 +269,7 @@ class Pipeline:
         and planning, checks, reloads and the guard against a source that shrank find all that they go by. Other workers
         may go on meanwhile. `dry_run` only counts.
         """
-        before_us = cast(int, self.instant_us(before, "--before"))
+        before_us = cast(int, self.instant_us(before, "before (--before)"))
         pruning = Pruning(self.config.pipeline, before_us, dry_run=dry_run)
         pruned = self.store.prune(pruning)
         if not dry_run:
@@ -388,16 +388,20 @@ class Pipeline:
         within = self.within(start, end)
         if (within is None) == (window is None):
             found = "none of them" if window is None else "a window and a range"
-            raise ConfigError(f"--window, --from, --to: found {found}, expected either --window, or --from and --to")
+            raise ConfigError(
+                f"window (--window), start (--from), end (--to): found {found}, expected one or the other"
+            )
         if within is not None:
             return within
         if isinstance(window, Window):
             return Window.from_us(window.start_us, window.start_us + 1)
-        at_us = cast(int, self.instant_us(window, "--window"))
+        at_us = cast(int, self.instant_us(window, "window (--window)"))
         for span in self._spans():
             if span.start_us <= at_us < span.end_us:
                 return Window.from_us(span.start_us, span.end_us)
-        raise ConfigError(f"--window: no record holds {from_us(at_us).isoformat()}; plan first, or name a time that is")
+        raise ConfigError(
+            f"window (--window): no record holds {from_us(at_us).isoformat()}; plan first, or name a time that is"
+        )
 
     def _spans(self) -> Sequence[Span]:
         return self.store.spans(self.config.pipeline)
@@ -506,27 +510,27 @@ class Pipeline:
         """The span that `start` and `end` limit to; open ends reach from `begin` to now. None without either."""
         if start is None and end is None:
             return None
-        start_us, end_us = self.instant_us(start, "--from"), self.instant_us(end, "--to")
+        start_us, end_us = self.instant_us(start, "start (--from)"), self.instant_us(end, "end (--to)")
         if start_us is None:
             start_us = MIN_US if self.config.begin_us is None else self.config.begin_us
         if end_us is None:
             end_us = self.store.now_us()
         if start_us >= end_us:
             raise TimeError(
-                f"--from, --to: found {iso(start_us)} to {iso(end_us)}, expected the start before the end; without "
-                "--from a range begins at begin, without --to it ends now"
+                f"start (--from), end (--to): found {iso(start_us)} to {iso(end_us)}, expected the start before "
+                "the end; without a start the range begins at begin, without an end it ends now"
             )
         return Window.from_us(start_us, end_us)
 
-    def instant_us(self, when: When, option: str = "now") -> int | None:
+    def instant_us(self, when: When, place: str = "now") -> int | None:
         """A time as given by a person: aware, or text local to the pipeline's zone. Microseconds UTC.
 
-        Raises TimeError, which names it by its `option`.
+        Raises TimeError, which begins with `place`.
         """
         try:
             return self.config.instant_us(when) if isinstance(when, str) else None if when is None else to_us(when)
         except TimeError as error:
-            raise TimeError(f"{option}: {error}") from None
+            raise TimeError(f"{place}: {error}") from None
 
 
 def export_stores(pipelines: Sequence[Pipeline], file: str | Path) -> list[MoveReport]:

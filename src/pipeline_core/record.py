@@ -231,6 +231,11 @@ class Pruned:
 PRUNED = "verified before; its evidence and its events were pruned"
 
 
+def missing_fields(fields: Mapping[str, Any], check_fields: Sequence[str]) -> list[str]:
+    """The check fields that a record's fields lack, or hold as null."""
+    return [name for name in check_fields if fields.get(name) is None]
+
+
 def in_short(record: Record) -> Record:
     """What is left of a done record once it is pruned: all that planning, checks and guards go by."""
     return evolve(record, reason=PRUNED, claim_id=None, evidence={})

@@ -17,6 +17,7 @@ from attrs import field, frozen
 from pipeline_core.config.sections import Part
 from pipeline_core.contracts import Observer, RecordStore, Source, Stage, Target
 from pipeline_core.errors import ConfigError, TimeError
+from pipeline_core.record import missing_fields
 from pipeline_core.timepolicy import TimePolicy, ago_us, elapsed_s
 from pipeline_core.window import MIN_US, to_us
 from pipeline_core.zones import instant_of_naive, zone
@@ -101,9 +102,9 @@ class Config:
     """One pipeline's configuration, checked. `load` and `load_file` make it.
 
     `named`: whether the configuration gives the name, which is made of both types otherwise. `begin_us` and `end_us`
-    are microseconds UTC. `mapping` is what was handed in, references unresolved and before the
-    profile, with the chosen pipeline as its `name`, so that another process can load the same. `warnings` are for
-    people: the defaults that a trial may live with. The repr shows nothing of the settings.
+    are microseconds UTC. `mapping` is what was handed in, references unresolved and before the profile, with the chosen
+    pipeline as its `name` and the store and the stage that it leaves out, so that another process can load the same.
+    `warnings` are for people: the defaults that a trial may live with. The repr shows nothing of the settings.
     """
 
     name: str
@@ -138,7 +139,7 @@ class Config:
     @property
     def lacking(self) -> list[str]:
         """The check fields that `default_record` lacks or holds as null: no window is generated without them."""
-        return _missing(self.check_fields, self.default_record)
+        return missing_fields(self.default_record, self.check_fields)
 
     def sealed_us(self, now_us: int) -> int:
         """The instant up to which windows are sealed at `now_us`, both microseconds UTC: see `source_keeps`."""
@@ -257,8 +258,4 @@ def missing_check_fields(mapping: Mapping[str, Any]) -> list[str]:
         problems.append(f"default_record: found a {type(default_record).__name__}, expected a table")
     if problems:
         raise ConfigError(problems)
-    return _missing(check_fields, default_record)
-
-
-def _missing(check_fields: Iterable[str], default_record: Mapping[str, Any]) -> list[str]:
-    return [name for name in check_fields if default_record.get(name) is None]
+    return missing_fields(default_record, check_fields)

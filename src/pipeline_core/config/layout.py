@@ -47,9 +47,7 @@ class Layout:
     """A pipeline's configuration."""
 
     name: str | None = field(
-        default=None,
-        validator=_check_name,
-        metadata=_help("the pipeline's name; without one: source-to-target"),
+        default=None, validator=_check_name, metadata=_help("the pipeline's name; without one: source-to-target")
     )
     timezone: str | None = field(default=None, metadata=_help("the IANA zone of the windows, of `begin` and of `end`"))
     granularity: str | None = field(

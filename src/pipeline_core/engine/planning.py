@@ -16,7 +16,7 @@ from attrs import evolve, field, frozen
 from pipeline_core import coverage, zones
 from pipeline_core.engine import identity
 from pipeline_core.errors import ConfigError
-from pipeline_core.record import Addition, Change, Outcome, Removal, Span, Status
+from pipeline_core.record import Addition, Change, Outcome, Removal, Span, Status, missing_fields
 from pipeline_core.timepolicy import TimePolicy
 from pipeline_core.window import MIN_US, Window, from_us
 
@@ -108,11 +108,6 @@ def _overlapping(change: Change) -> Iterator[list[Removal | Addition]]:
         reach_us = max(reach_us, each.end_us)
     if run:
         yield run
-
-
-def missing_fields(fields: Mapping[str, Any], check_fields: Sequence[str]) -> list[str]:
-    """The check fields that are absent or null."""
-    return [name for name in check_fields if fields.get(name) is None]
 
 
 def fault_of(fields: Mapping[str, Any] | None, check_fields: Sequence[str]) -> str:
