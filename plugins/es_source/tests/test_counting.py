@@ -109,6 +109,18 @@ def test_many_indices_by_alias_list_and_pattern(cluster: Any) -> None:
                 side.count(Window.from_us(AT, AT + 1))
 
 
+def test_many_windows_where_the_mappings_write_dates_differently(cluster: Any) -> None:
+    """Seconds in one index, day before month in the other, and a name that stands for the field in both."""
+    also = {"when": {"type": "alias", "path": "at"}}
+    seconds = cluster.index({"at": {"type": "date", "format": "epoch_second"}, **also}, {"at": AT // 10**6})
+    dotted = {"at": {"type": "date", "format": "dd.MM.uuuu HH:mm"}, **also}
+    index = f"{seconds},{cluster.index(dotted, {'at': '10.03.2013 00:00'}, {'at': '10.03.2013 01:00'})}"
+    hours = [Window.from_us(AT + n * HOUR, AT + (n + 1) * HOUR) for n in range(3)]
+    for field in ("at", "when"):
+        with cluster.side(index, timestamp_field=field) as side:
+            assert list(side.count_many(hours)) == [side.count(hour) for hour in hours] == [2, 1, 0]
+
+
 def test_windows_that_overlap_heavily(cluster: Any) -> None:
     """Counted by searches of their own, with the same result."""
     index = cluster.index(DATE, *rows(0, HOUR))

@@ -12,7 +12,7 @@ from pipeline_elasticsearch.answers import checked
 from pipeline_elasticsearch.catalog import STRICT
 from pipeline_elasticsearch.client import Client, path
 from pipeline_elasticsearch.faults import refused
-from pipeline_elasticsearch.timestamps import Resolution
+from pipeline_elasticsearch.timestamps import Resolution, ceil_millis
 
 Query = dict[str, Any]
 WHOLE = {"allow_partial_search_results": False}
@@ -55,18 +55,21 @@ class Counting:
         counts: list[int] = []
         for first in range(0, len(windows), _CHUNK):
             chunk = windows[first : first + _CHUNK]
+            whole = Window.from_us(min(w.start_us for w in chunk), max(w.end_us for w in chunk))
             # The aggregation cuts date_nanos to milliseconds; a range query does not.
-            bucketed = not resolution.nanos and not _crowded(chunk)
-            counts += self._buckets(chunk, resolution) if bucketed else self._searches(chunk, resolution)
+            bucketed = not resolution.nanos and not _crowded(chunk, whole)
+            counts += self._buckets(chunk, whole, resolution) if bucketed else self._searches(chunk, resolution)
         return counts
 
-    def _buckets(self, windows: Sequence[Window], resolution: Resolution) -> list[int]:
-        whole = Window.from_us(min(w.start_us for w in windows), max(w.end_us for w in windows))
-        bounds = [resolution.bounds(window) for window in windows]
+    def _buckets(self, windows: Sequence[Window], whole: Window, resolution: Resolution) -> list[int]:
         # Buckets of one key would become one.
-        ranges = [{"key": str(n), "from": each["gte"], "to": each["lt"]} for n, each in enumerate(bounds)]
+        ranges = [
+            {"key": str(n), "from": ceil_millis(window.start_us), "to": ceil_millis(window.end_us)}
+            for n, window in enumerate(windows)
+        ]
+        # date_range would count the same, but reads every bound as a date first, on every shard.
         aggregation = {
-            "date_range": {"field": self.timestamp_field, "format": "epoch_millis", "keyed": True, "ranges": ranges}
+            "range": {"field": self.timestamp_field, "format": "epoch_millis", "keyed": True, "ranges": ranges}
         }
         aggregations = {"windows": aggregation, "whole": {"filter": {"match_all": {}}}}
         body = {**self._counted(self.within(whole, resolution)), "aggs": aggregations}
@@ -113,7 +116,6 @@ class Counting:
         return {"bool": {"filter": [condition, *self.conditions]}}
 
 
-def _crowded(windows: Sequence[Window]) -> bool:
-    """Whether the windows overlap so much that each document falls into many buckets."""
-    spanned = max(w.end_us for w in windows) - min(w.start_us for w in windows)
-    return sum(w.end_us - w.start_us for w in windows) > _CROWDED * spanned
+def _crowded(windows: Sequence[Window], whole: Window) -> bool:
+    """Whether the windows, which `whole` encloses, overlap so much that each document falls into many buckets."""
+    return sum(w.end_us - w.start_us for w in windows) > _CROWDED * (whole.end_us - whole.start_us)
