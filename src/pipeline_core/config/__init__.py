@@ -178,8 +178,9 @@ def load(
 ) -> Config:
     """The configuration of a mapping: the keys of a file, or the flat form that names its sides in `default_record`.
 
-    `name` chooses one of several `[pipelines.NAME]`; without it the mapping's own key `name` does. In `folder`, else in
-    the working directory, lie the store and the stage of a mapping that names none.
+    `name` chooses one of several `[pipelines.NAME]`, `profile` one of `[profiles.NAME]`; without them the mapping's own
+    keys of these names do. In `folder`, else in the working directory, lie the store and the stage of a mapping that
+    names none.
     `plugins` are modules (or their names) beside those that `plugins = [...]` in the mapping names. Raises ConfigError
     with every problem, and PluginError where one of the plugins asked for cannot be loaded.
     """
@@ -246,10 +247,10 @@ def _toml(path: str | Path) -> dict[str, Any]:
 
 def missing_check_fields(mapping: Mapping[str, Any]) -> list[str]:
     """The `check_fields` that `default_record` lacks or holds as null. Loads no plugin. Raises ConfigError."""
-    from pipeline_core.config.overlays import chosen, merged, overlays  # noqa: PLC0415 - the plugin manager loads here
+    from pipeline_core.config import overlays  # noqa: PLC0415 - the plugin manager loads here
 
-    name = chosen(mapping, None)
-    mapping = merged(mapping, name, overlays(mapping, name, None))
+    name, profile = overlays.chosen(mapping, None), overlays.chosen_profile(mapping, None)
+    mapping = overlays.merged(mapping, name, overlays.overlays(mapping, name, profile))
     check_fields, default_record = mapping.get("check_fields", ()), mapping.get("default_record", {})
     problems = []
     if not isinstance(check_fields, list | tuple) or not all(isinstance(name, str) for name in check_fields):

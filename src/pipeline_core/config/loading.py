@@ -19,7 +19,7 @@ from attrs import define, field, frozen
 from pipeline_core.config import Config, instant_us
 from pipeline_core.config.findings import Refused, kind, shown
 from pipeline_core.config.layout import EXCLUDE, POLICY_KEYS, SECTIONS, Layout
-from pipeline_core.config.overlays import chosen, merged, overlays
+from pipeline_core.config.overlays import chosen, chosen_profile, merged, overlays
 from pipeline_core.config.overlays import shown as shown_where
 from pipeline_core.config.references import Name, Place, names_in
 from pipeline_core.config.sections import Part, aliases_of
@@ -47,7 +47,7 @@ def load(
     folder: Path,
 ) -> Config:
     """See `pipeline_core.config.load`."""
-    name = chosen(mapping, name)
+    name, profile = chosen(mapping, name), chosen_profile(mapping, profile)
     over = overlays(mapping, name, profile)
     whole = merged(mapping, name, over)
     named = whole.get("plugins", ())
