@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pipeline_core import secrets
 from shell import COMMAND, ENVIRONMENT, Shell
 
 PASSWORD = "hunter-and-gatherer"
@@ -382,6 +383,17 @@ def test_a_retry_is_told_by_us_alone(shell: Shell) -> None:
         said = shell("run", "--limit", "1", "--log-level", "info", "--log-format", form).err
         assert "retrying" in said
         assert "stamina" not in said
+
+
+def test_a_number_is_no_secret(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reference with digits is blotted out of texts; the document stays JSON, and its numbers true."""
+    monkeypatch.setenv("SHARD", "1105")
+    shell.world.insert([61] * 1000, first_id=20_000)
+    shell.configure(**side(shell, "target", table="events_${env:SHARD}"))
+    try:
+        assert shell("run", "--json").json["rows"] == 1105
+    finally:
+        secrets._revealed.clear()  # the only way to forget it
 
 
 def test_structlog_does_not_tell_of_a_retry_either(shell: Shell) -> None:
