@@ -10,6 +10,7 @@ from datetime import date, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import attrs
 from attrs import field, frozen
@@ -32,6 +33,7 @@ __all__ = [
     "RunSettings",
     "load",
     "load_file",
+    "local_url",
     "missing_check_fields",
     "names_in_file",
 ]
@@ -209,6 +211,12 @@ def load_file(
         return load(mapping, profile=profile, plugins=plugins, name=name, folder=Path(path).resolve().parent)
     except ConfigError as error:
         raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from None
+
+
+def local_url(key: str, folder: Path) -> str:
+    """Where the `store` or the `stage` of a configuration in `folder` lies by default, escaped as a URL."""
+    lies = folder / ".pipeline-core"
+    return f"sqlite:///{quote(str(lies / 'records.db'))}" if key == "store" else (lies / key).as_uri()
 
 
 def names_in_file(path: str | Path) -> list[str]:
