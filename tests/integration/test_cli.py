@@ -384,6 +384,18 @@ def test_a_retry_is_told_by_us_alone(shell: Shell) -> None:
         assert "stamina" not in said
 
 
+def test_structlog_does_not_tell_of_a_retry_either(shell: Shell) -> None:
+    """Where it is installed that library would print each retry to stdout, with the error, amid the JSON."""
+    loud = "def get_logger(_):\n    print('a retry')\n    return get_logger\nget_logger.warning = print\n"
+    (shell.folder / "structlog.py").write_text(loud, encoding="utf-8")
+    source = {"type": "faulty", "fault": "transient", "password": PASSWORD}
+    shell.configure(plugins=["sides"], source=source, retry={"retries": 1, "wait_s": 0.01}, run={"max_attempts": 1})
+    done = shell.spawn("run", "--limit", "1", "--json", "--log-level", "info")
+    assert "retrying" in done.err
+    assert done.json["quarantined"] == 1
+    assert PASSWORD not in done.out + done.err
+
+
 def test_quarantine_shows_in_status(shell: Shell) -> None:
     """A quarantined window stands in the picture and below it, with its reason; run and status both exit 1."""
     shell.configure(plugins=["sides"], source={"type": "faulty", "fault": "permanent", "password": PASSWORD})

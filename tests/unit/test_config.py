@@ -429,6 +429,18 @@ def test_missing_check_fields_needs_no_plugin() -> None:
     ]
 
 
+def test_a_record_holds_our_keys_by_itself() -> None:
+    """The window's times lack in no record, so that `check_fields` may name them and `default_record` may not."""
+    ours = ["WINDOW_START_TIME", "WINDOW_END_TIME", "PIPELINE"]
+    assert missing_check_fields({"check_fields": ours}) == []
+    assert loaded(full(check_fields=ours, default_record={})).lacking == []
+    for value in (None, "2024-01-01T00:00:00+00:00", {}):
+        assert problems(full(check_fields=[], default_record=dict.fromkeys(ours, value))) == [
+            f"default_record.{key}: found a key that every record holds by itself, expected one of your own; rename it"
+            for key in ours
+        ]
+
+
 # --- profiles --------------------------------------------------------------------------------------------------------
 
 

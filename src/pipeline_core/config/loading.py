@@ -27,6 +27,7 @@ from pipeline_core.config.structuring import read, structured
 from pipeline_core.contracts import Provider
 from pipeline_core.errors import ConfigError, PluginError, TimeError
 from pipeline_core.plugins import Kind, PluginManager
+from pipeline_core.record import OWN_KEYS
 from pipeline_core.timepolicy import TimePolicy
 
 #: The sections that may be left out: type, the environment's name for the URL, and what is kept there.
@@ -100,7 +101,7 @@ class _Loading:
         policy = self.policy()
         begin_us, end_us = self.span(layout, policy)
         self.check_columns(layout.columns)
-        self.check_json(layout.default_record)
+        self.check_default_record(layout.default_record)
         self.check_no_reference()
         if self.findings:
             return None
@@ -302,7 +303,14 @@ class _Loading:
             else:
                 taken[value] = name
 
-    def check_json(self, value: object, place: Place = ("default_record",)) -> None:
+    def check_default_record(self, fields: Mapping[str, Any]) -> None:
+        for key in OWN_KEYS:
+            if key in fields:
+                text = "found a key that every record holds by itself, expected one of your own; rename it"
+                self.findings.append((("default_record", key), text))
+        self.check_json(fields, ("default_record",))
+
+    def check_json(self, value: object, place: Place) -> None:
         """A record is stored as JSON."""
         if isinstance(value, Mapping):
             for key, item in value.items():
