@@ -45,6 +45,13 @@ def test_the_backoff_doubles_up_to_its_limit() -> None:
     assert 12 <= waits[1] <= 18
 
 
+def test_the_backoff_keeps_its_limit_after_any_number_of_attempts() -> None:
+    """More of them than a float has powers of two."""
+    settings = RunSettings(max_attempts=5_000, backoff_s=10.0, backoff_max_s=15.0)
+    verdict = verdict_on(TransientError("away"), claim(2_000), settings)
+    assert (verdict.status, 12 <= verdict.wait_s <= 18) == (Status.PENDING, True)
+
+
 @pytest.mark.parametrize("side_down", [True, False])
 def test_nobody_claims_the_window_before_the_side_said(side_down: bool) -> None:
     """What it asked for in `retry_after` is waited, also by other hosts."""
