@@ -51,7 +51,7 @@ class Catalog:
         )
 
     def _kinds(
-        self, known: Mapping[str, Any], setting: str, name: str, expected: Collection[str], said: str
+        self, known: Mapping[str, Mapping[str, Any]], setting: str, name: str, expected: Collection[str], said: str
     ) -> Mapping[str, Any]:
         """What the field is, by type. Raises SideError where a search by it would find nothing, or something else."""
         place = self._place(setting, name)
