@@ -13,10 +13,8 @@ from typing import Any
 from attrs import frozen
 
 from pipeline_core.errors import RecordError
-from pipeline_core.record import Claim, Record
+from pipeline_core.record import END, OURS, OWN_KEYS, START, Claim, Record
 from pipeline_core.window import Window, to_us
-
-START, END, OURS = "WINDOW_START_TIME", "WINDOW_END_TIME", "PIPELINE"
 
 
 @frozen
@@ -35,9 +33,9 @@ def to_mapping(claim: Claim, timezone: str, upload: str | None = None) -> dict[s
     if upload is not None:
         ours["upload"] = upload
     return {
+        **(record.fields or {}),
         START: record.window.start.in_timezone(timezone).isoformat(),
         END: record.window.end.in_timezone(timezone).isoformat(),
-        **(record.fields or {}),
         OURS: ours,
     }
 
@@ -47,7 +45,7 @@ def from_mapping(mapping: Mapping[str, Any], pipeline: str) -> Parcel:
     if not isinstance(mapping, Mapping):
         raise RecordError(f"record: found {type(mapping).__name__}, expected the mapping that the task before returned")
     window = Window.from_us(_instant(mapping, START), _instant(mapping, END))
-    fields = {key: value for key, value in mapping.items() if key not in (START, END, OURS)}
+    fields = {key: value for key, value in mapping.items() if key not in OWN_KEYS}
     return Parcel(window, fields, _claim(mapping.get(OURS), window, fields, pipeline))
 
 

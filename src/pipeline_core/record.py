@@ -11,6 +11,9 @@ from attrs import evolve, field, frozen
 from pipeline_core.errors import RecordError
 from pipeline_core.window import Window
 
+#: The keys of a record that travels which are ours, and always there; every other one is a field of the user's.
+OWN_KEYS = START, END, OURS = "WINDOW_START_TIME", "WINDOW_END_TIME", "PIPELINE"
+
 
 class Status(StrEnum):
     """Where a record stands."""
@@ -233,7 +236,7 @@ PRUNED = "verified before; its evidence and its events were pruned"
 
 def missing_fields(fields: Mapping[str, Any], check_fields: Sequence[str]) -> list[str]:
     """The check fields that a record's fields lack, or hold as null."""
-    return [name for name in check_fields if fields.get(name) is None]
+    return [name for name in check_fields if name not in OWN_KEYS and fields.get(name) is None]
 
 
 def in_short(record: Record) -> Record:

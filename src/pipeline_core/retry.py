@@ -11,6 +11,7 @@ import inspect
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import ParamSpec, Protocol, TypeVar
 
 from pipeline_core.errors import Interrupted, TransientError
@@ -20,6 +21,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _POLL_S = 0.1  # how soon a request to stop ends a wait
+
+
+class _FailedError(Exception):
+    """What stamina is shown of a fault: it hands the text of what it sees to the program's log, secrets and all."""
 
 
 class OnRetry(Protocol):
@@ -51,25 +56,29 @@ def call(
     failed: list[TransientError] = []
 
     def heals(error: Exception) -> bool | float:
-        if not isinstance(error, TransientError) or (error.retry_after or 0) > wait_max_s:
-            return False
-        failed.append(error)
-        return 0.0  # seconds, for stamina to wait
+        return 0.0 if isinstance(error, _FailedError) else False  # seconds, for stamina to wait
 
     backoff_s = 0.0
-    for attempt in stamina.retry_context(
-        on=heals, attempts=retries + 1, timeout=None, wait_initial=wait_s, wait_max=wait_max_s, wait_jitter=0
-    ):
-        if failed:
-            error = failed[-1]
-            chosen_s = 0.0 if stamina.is_testing() else _wait_s(error, backoff_s, wait_max_s)
-            if on_retry is not None:
-                on_retry(len(failed), chosen_s, error)
-            _pause(chosen_s, stopping, error)
-        backoff_s = attempt.next_wait
-        with attempt:
-            return function()
-    raise AssertionError("stamina ends with a result or an error")
+    with suppress(_FailedError):
+        for attempt in stamina.retry_context(
+            on=heals, attempts=retries + 1, timeout=None, wait_initial=wait_s, wait_max=wait_max_s, wait_jitter=0
+        ):
+            if failed:
+                error = failed[-1]
+                chosen_s = 0.0 if stamina.is_testing() else _wait_s(error, backoff_s, wait_max_s)
+                if on_retry is not None:
+                    on_retry(len(failed), chosen_s, error)
+                _pause(chosen_s, stopping, error)
+            backoff_s = attempt.next_wait
+            with attempt:
+                try:
+                    return function()
+                except TransientError as error:
+                    if (error.retry_after or 0) > wait_max_s:
+                        raise
+                    failed.append(error)
+                raise _FailedError  # here, where it has nothing of the error in its context
+    raise failed[-1]
 
 
 def retried(

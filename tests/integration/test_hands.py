@@ -84,6 +84,21 @@ def test_reload_moves_rows_though_the_counts_agree(any_world: Any) -> None:
     world.assert_whole()
 
 
+def test_what_is_reopened_before_begin_is_done_again(any_world: Any) -> None:
+    """Once begin has moved on, what a check reopens or a person reloads is done all the same, a skipped one too."""
+    world = any_world
+    with world.pipeline() as pipeline:
+        quarantine(pipeline, SECOND)
+        pipeline.skip(window=SECOND, reason="no such data")
+    world.run()
+    world.query("target", "delete from events where id = 1")
+    with world.pipeline(begin="2013-03-10T06:00") as pipeline:
+        assert pipeline.check(reopen=True).reopened == 1
+        pipeline.reload(window=SECOND, reason="there is some now")
+        assert pipeline.run(now=NOW).windows == {"loaded": 2}
+    world.assert_whole()
+
+
 def test_a_reload_reads_the_source_again(world: Any) -> None:
     """What an attempt before it has staged is not loaded, though it holds as many rows."""
     with world.pipeline() as pipeline:

@@ -193,6 +193,17 @@ def test_evidence_fits_its_span_across_a_new_granularity(any_world: Any) -> None
     assert quarantined(world).window.start.hour == 5
 
 
+def test_evidence_outlives_a_begin_that_moved_into_its_window(any_world: Any) -> None:
+    """A reopened window across the new begin is held against what was verified of it, whole."""
+    world = any_world
+    world.run()
+    before = world.rows("target")
+    purge(world, HALF)
+    assert reopen(world) == 1
+    assert world.run(begin="2013-03-10T01:00")["windows"] == {"quarantined": 1}
+    assert world.rows("target") == before
+
+
 def test_other_columns_are_no_other_source(any_world: Any) -> None:
     """A column list changed after a purge: every window is to be done again, none is emptied."""
     world = any_world

@@ -429,6 +429,18 @@ def test_missing_check_fields_needs_no_plugin() -> None:
     ]
 
 
+def test_a_record_holds_our_keys_by_itself() -> None:
+    """The window's times lack in no record, so that `check_fields` may name them and `default_record` may not."""
+    ours = ["WINDOW_START_TIME", "WINDOW_END_TIME", "PIPELINE"]
+    assert missing_check_fields({"check_fields": ours}) == []
+    assert loaded(full(check_fields=ours, default_record={})).lacking == []
+    for value in (None, "2024-01-01T00:00:00+00:00", {}):
+        assert problems(full(check_fields=[], default_record=dict.fromkeys(ours, value))) == [
+            f"default_record.{key}: found a key that every record holds by itself, expected one of your own; rename it"
+            for key in ours
+        ]
+
+
 # --- profiles --------------------------------------------------------------------------------------------------------
 
 
@@ -457,6 +469,18 @@ def test_a_profile_overrides_deeply() -> None:
         {"type": "b", "source": {"type": "d", "of": 1}},
     )
     assert loaded(base).target.options["url"] == "there"
+
+
+def test_the_mapping_may_name_its_profile() -> None:
+    """As it names one of several pipelines, for a task that is handed it; what whoever loads it says comes first."""
+    base = full(profiles={"prod": {"check_fields": ["key_q"]}, "dev": {}}, profile="prod")
+    assert loaded(base).pipeline == "flights@prod"
+    assert loaded(base, "dev").pipeline == "flights@dev"
+    assert missing_check_fields(base) == ["key_q"]
+    assert problems(base | {"profile": "prd"})[0].startswith("profile: found 'prd', expected one of [profiles]: 'prod'")
+    assert problems(base | {"profile": ["prod"]}) == ["profile: found a list, expected the name of one of [profiles]"]
+    nested = {"prod": {"profile": "dev"}, "dev": {}}
+    assert problems(base | {"profiles": nested})[0].startswith("profiles.prod.profile: unknown key")
 
 
 def test_an_unknown_profile_lists_the_known() -> None:
@@ -952,6 +976,8 @@ def test_another_process_loads_the_same_of_several() -> None:
         ("one", FULL, "pipelines: found no [pipelines.one], the configuration is that of one pipeline"),
         ("one", several({"one": 3}), "pipelines.one: found an integer, expected a table"),
         ("one", full(pipelines=3), "pipelines: found an integer, expected tables [pipelines.NAME]"),
+        ("one", several({1: {}}), "pipelines[1]: expected a name of letters, digits"),
+        ("one", several({"one": {"profile": "x"}}), "pipelines.one.profile: unknown key; the top level chooses"),
         ("a b", several({"a b": {}}), 'pipelines."a b": expected a name of letters, digits'),
         ("one", several({"one": {"name": "x"}}), "pipelines.one.name: unknown key; the name of the table"),
         ("one", several({"one": {"pipelines": {}}}), "pipelines.one.pipelines: unknown key; pipelines do not nest"),

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from pipeline_core import Claim, Record, RecordError, TimeError, Window
 from pipeline_core.mappings import from_mapping, to_mapping, upload_of
@@ -27,6 +28,14 @@ def test_it_is_json_with_offsets_and_the_users_own_fields() -> None:
         "note": None,
         "PIPELINE": {"name": "p", "claim": "abc", "fence": 9, "attempts": 0},
     }
+
+
+def test_no_field_takes_the_place_of_the_windows_own_times() -> None:
+    """Not even one that an earlier version has let into the store."""
+    fields = {"WINDOW_START_TIME": None, "WINDOW_END_TIME": "2024-01-01T00:00:00+00:00", "PIPELINE": 1, "key_x": 0}
+    stored = evolve(CLAIM, record=evolve(CLAIM.record, fields=fields))
+    parcel = from_mapping(to_mapping(stored, "UTC"), "p")
+    assert (parcel.window, parcel.fields) == (CLAIM.window, {"key_x": 0})
 
 
 def test_it_comes_back_as_it_went() -> None:

@@ -101,6 +101,13 @@ def test_three_hours_are_outlasted(clock: Clock) -> None:
     assert clock.events[-1].fields["seconds"] == tried[-1]
 
 
+def test_a_day_is_outlasted(clock: Clock) -> None:
+    """More tries than a float has powers of two; the longest wait stays what it is."""
+    tried = tries_until(clock, an_outage(clock, "2d"), 24 * HOUR_S)
+    assert len(tried) > 1_100
+    assert tried[-1] - tried[-2] <= 60.5
+
+
 def test_patience_ends_after_one_last_try(clock: Clock) -> None:
     """At give_up_after itself; the error says what was away, for how long, and whose setting that is."""
     watched = an_outage(clock)

@@ -8,6 +8,7 @@ import pytest
 from pipeline_core import ConfigError, Span, Status, WallClockPolicy
 from pipeline_core.engine.identity import text
 from pipeline_core.engine.planning import Request, plan
+from pipeline_core.record import Asked
 from pipeline_core.window import to_us
 
 NY = "America/New_York"
@@ -211,6 +212,20 @@ def test_an_earlier_end_supersedes_what_lies_behind_it() -> None:
     change = plan(request(begin_us=at("2013-03-10T08:00"), end_us=at("2013-03-10T10:00")), spans)
     assert [r.start_us for r in change.remove] == [at("2013-03-10T10:00")]
     assert not change.add
+
+
+@pytest.mark.parametrize("known", [{"verified_rows": 3}, {"asked": Asked.RELOAD}], ids=["verified", "asked for"])
+@pytest.mark.parametrize("status", [Status.PENDING, Status.QUARANTINED])
+def test_what_was_verified_or_asked_for_is_not_dropped(status: Status, known: dict[str, object]) -> None:
+    """Before begin, across begin and behind the end it stays whole, and what is planned beside it is clipped."""
+    spans = [
+        span("2013-03-10T00:00", "2013-03-10T03:00", status, **known),
+        span("2013-03-10T04:00", "2013-03-10T06:00", status, **known),
+        span("2013-03-10T10:00", "2013-03-10T12:00", status, **known),
+    ]
+    change = plan(request(begin_us=at("2013-03-10T05:00"), end_us=at("2013-03-10T10:00")), spans)
+    assert change.remove == []
+    assert added(change) == [("06:00", "08:00"), ("08:00", "10:00")]
 
 
 def test_quarantined_windows_stay_quarantined() -> None:

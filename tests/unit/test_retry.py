@@ -6,9 +6,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import pytest
 import stamina
+from stamina.instrumentation import LoggingOnRetryHook, set_on_retry_hooks
 
 from pipeline_core import retry
 from pipeline_core.errors import Interrupted, PermanentError, SideError, TransientError
@@ -83,6 +85,29 @@ def test_the_last_error_goes_on(clock: Clock) -> None:
         retry.call(flaky, retries=3)
     assert flaky.tries == 4
     assert len(clock.slept) == 3
+
+
+def test_the_last_error_goes_on_alone(clock: Clock) -> None:
+    """With the place where it was raised, and with nothing of the tries before or of what counts them."""
+    with pytest.raises(TransientError, match="away 1") as raised:
+        retry.call(Flaky(*transient(2)), retries=1)
+    assert raised.traceback[-1].name == "__call__"
+    assert raised.value.__cause__ is raised.value.__context__ is None
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_staminas_own_log_holds_nothing_of_the_error(
+    clock: Clock, caplog: pytest.LogCaptureFixture, count: int
+) -> None:
+    """It logs what it sees of a fault as it is, secrets too: whether a try heals it or not, it sees nothing."""
+    set_on_retry_hooks([LoggingOnRetryHook])
+    try:
+        with nullcontext() if count == 1 else pytest.raises(TransientError):
+            retry.call(Flaky(*(TransientError("refused hunter2") for _ in range(count))))
+    finally:
+        set_on_retry_hooks(None)
+    assert len(caplog.records) == min(count, 3)
+    assert "hunter2" not in str([vars(record) for record in caplog.records])
 
 
 def test_no_retries_is_one_try(clock: Clock) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from pipeline_core import Claim, PermanentError, Record, SideError, Status, TransientError, Window
@@ -25,6 +27,9 @@ def claim(attempts: int = 0) -> Claim:
         (TransientError("away"), 2, Status.QUARANTINED, True),
         (AuditError("moved"), 0, Status.PENDING, True),
         (PermanentError("no"), 0, Status.QUARANTINED, True),
+        (OSError(errno.EMFILE, "Too many open files"), 1, Status.PENDING, True),
+        (OSError(errno.EMFILE, "Too many open files"), 2, Status.QUARANTINED, True),
+        (OSError(errno.ENOENT, "No such file"), 0, Status.QUARANTINED, True),
         (RuntimeError("a plugin's bug"), 0, Status.QUARANTINED, True),
         (TransientError("down", side_down=True), 2, Status.PENDING, False),
         (SideError("password"), 2, Status.PENDING, False),
@@ -43,6 +48,13 @@ def test_the_backoff_doubles_up_to_its_limit() -> None:
     waits = [verdict_on(TransientError("away"), claim(attempts), SETTINGS).wait_s for attempts in (0, 1)]
     assert 8 <= waits[0] <= 12
     assert 12 <= waits[1] <= 18
+
+
+def test_the_backoff_keeps_its_limit_after_any_number_of_attempts() -> None:
+    """More of them than a float has powers of two."""
+    settings = RunSettings(max_attempts=5_000, backoff_s=10.0, backoff_max_s=15.0)
+    verdict = verdict_on(TransientError("away"), claim(2_000), settings)
+    assert (verdict.status, 12 <= verdict.wait_s <= 18) == (Status.PENDING, True)
 
 
 @pytest.mark.parametrize("side_down", [True, False])

@@ -148,6 +148,16 @@ def test_nested_values_become_json(database: Database, load: MakeLoad, publish: 
         target.upload(load(DAY, rows([1], v=pa.array([[1]]))))
 
 
+def test_a_character_set_in_the_url_loses_no_letter(database: Database, load: MakeLoad, publish: Publish) -> None:
+    """The server would send a question mark for each letter that the set lacks: it is not heeded."""
+    staged = rows([1], note=pa.array(["Zoë 漢字 🛫"]))
+    with database.side("made", create=True, url=f"{database.url}?charset=latin1") as side:
+        given = load(DAY, staged)
+        side.upload(given)
+        publish(side, given)
+        assert extracted(side).to_pylist() == staged.to_pylist()
+
+
 def test_zero_is_a_value_and_null_is_no_number(database: Database, load: MakeLoad, publish: Publish) -> None:
     """A column that counts up would replace both by its next number: 0 is kept, NULL refused."""
     database.run("CREATE TABLE logged (at timestamp(6) null, id int auto_increment primary key)")

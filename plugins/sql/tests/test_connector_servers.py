@@ -367,6 +367,7 @@ def test_a_value_without_a_counterpart_is_refused(shared: Database, declared: st
         ("postgresql", "timestamp with time zone", pa.array([datetime(2013, 3, 10)], pa.timestamp("us"))),
         ("postgresql", "text", pa.array([["a"]])),
         ("postgresql", "integer[]", pa.array([[2**31]])),
+        ("postgresql", "real[]", pa.array([[0.5, None, 0.1]])),
         ("postgresql", "character varying[]", pa.array([["a"]])),
         ("postgresql", "jsonb", pa.array([[math.nan]])),
         ("postgresql", "money", pa.array([5])),

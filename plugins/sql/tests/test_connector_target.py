@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from attrs import evolve
 
 from pipeline_core import ClaimLostError, ExtractRequest, Load, PermanentError, Secret, SideError, Window
+from pipeline_core.window import MIN_US
 from pipeline_sql import SqlSettings
 from pipeline_sql.connector import SqlConnector
 from pipeline_sql.engines.sqlite import SqliteEngine
@@ -199,6 +200,15 @@ def test_a_new_table_refuses_by_name(side: Side, load: MakeLoad, tmp_path: Path,
         ("BOOLEAN", pa.array([1])),
         ("DATE", pa.array([datetime(2013, 3, 10)], pa.timestamp("us"))),
         ("TIMESTAMPTZ", pa.array([datetime(2013, 3, 10)], pa.timestamp("us"))),
+        ("JSON", pa.array(["1.10"])),
+        ("JSON", pa.array([" -1E+2\n"])),
+        ("UUID", pa.array(["12345e78901234567890123456789012"])),
+        ("UUID", pa.array(["00000000000000000000000000000001"])),
+        ("DATE", pa.array([2**31 - 1], pa.int32()).cast(pa.date32())),
+        ("TEXT", pa.array([-(2**20)], pa.int32()).cast(pa.date32())),
+        ("TIME", pa.array([24 * 3600], pa.int32()).cast(pa.time32("s"))),
+        ("TIMESTAMP", pa.array([2**63 - 1], pa.timestamp("us"))),
+        ("TIMESTAMPTZ", pa.array([MIN_US - 1], INSTANT)),
         ("MONEY", pa.array([5])),
     ],
 )
@@ -224,6 +234,11 @@ def test_an_existing_column_refuses(side: Side, load: MakeLoad, tmp_path: Path, 
         ("TIMESTAMP", pa.array([START], INSTANT), ("2013-03-10 00:00:00.000000Z", "text")),
         ("", pa.array([b"x"]), (b"x", "blob")),
         ("INTEGER", pa.nulls(1), (None, "null")),
+        ("JSON", pa.array(['"1.10"']), ('"1.10"', "text")),
+        ("UUID", pa.array(["00000000-0000-0000-0000-000000000001"]), ("00000000-0000-0000-0000-000000000001", "text")),
+        ("DATE", pa.array([date.max]), ("9999-12-31", "text")),
+        ("TIME", pa.array([time.max]), ("23:59:59.999999", "text")),
+        ("TIMESTAMPTZ", pa.array([MIN_US], INSTANT), ("0001-01-01 00:00:00.000000Z", "text")),
     ],
 )
 def test_an_existing_column_takes(  # noqa: PLR0917 - pytest passes them by name

@@ -131,8 +131,10 @@ def _each(common: Common, terminal: Terminal, act: Command, *, each: bool) -> Ex
 @contextmanager
 def _logging(terminal: Terminal, common: Common) -> Iterator[None]:
     """Log lines on stderr: ours from the level asked for, those of other libraries from WARNING."""
+    from stamina.instrumentation import set_on_retry_hooks  # noqa: PLC0415 - `--help` does without
+
+    set_on_retry_hooks([])  # they say less of a retry than we do; where structlog is installed on stdout, amid the JSON
     handler = LogLines(terminal, JsonFormatter() if common.log_format is LogFormat.JSON else TextFormatter())
-    handler.addFilter(lambda record: record.name != "stamina")  # it says less of a retry than we do
     root, level = logging.getLogger(), LOGGER.level
     root.addHandler(handler)
     LOGGER.setLevel(common.log_level.upper())

@@ -16,10 +16,10 @@ from typing import Any, cast
 
 from attrs import define, field, frozen
 
-from pipeline_core.config import Config, instant_us
+from pipeline_core.config import Config, instant_us, local_url
 from pipeline_core.config.findings import Refused, kind, shown
 from pipeline_core.config.layout import EXCLUDE, POLICY_KEYS, SECTIONS, Layout
-from pipeline_core.config.overlays import chosen, merged, overlays
+from pipeline_core.config.overlays import chosen, chosen_profile, merged, overlays
 from pipeline_core.config.overlays import shown as shown_where
 from pipeline_core.config.references import Name, Place, names_in
 from pipeline_core.config.sections import Part, aliases_of
@@ -27,6 +27,7 @@ from pipeline_core.config.structuring import read, structured
 from pipeline_core.contracts import Provider
 from pipeline_core.errors import ConfigError, PluginError, TimeError
 from pipeline_core.plugins import Kind, PluginManager
+from pipeline_core.record import OWN_KEYS
 from pipeline_core.timepolicy import TimePolicy
 
 #: The sections that may be left out: type, the environment's name for the URL, and what is kept there.
@@ -34,7 +35,6 @@ DEFAULTS = {
     "store": ("sql", "PIPELINE_CORE_STORE_URL", "records are kept in"),
     "stage": ("objects", "PIPELINE_CORE_STAGE_URL", "rows rest in"),
 }
-_LOCAL = ".pipeline-core"
 _WITH_REFERENCES = {*SECTIONS, "observers", "secrets"}
 
 
@@ -46,7 +46,7 @@ def load(
     folder: Path,
 ) -> Config:
     """See `pipeline_core.config.load`."""
-    name = chosen(mapping, name)
+    name, profile = chosen(mapping, name), chosen_profile(mapping, profile)
     over = overlays(mapping, name, profile)
     whole = merged(mapping, name, over)
     named = whole.get("plugins", ())
@@ -100,7 +100,7 @@ class _Loading:
         policy = self.policy()
         begin_us, end_us = self.span(layout, policy)
         self.check_columns(layout.columns)
-        self.check_json(layout.default_record)
+        self.check_default_record(layout.default_record)
         self.check_no_reference()
         if self.findings:
             return None
@@ -166,8 +166,7 @@ class _Loading:
         type_, variable, what = DEFAULTS[key]
         if os.environ.get(variable):
             return {"type": type_, "url": f"${{env:{variable}}}"}
-        lies = self.folder / _LOCAL
-        url = f"sqlite:///{lies / 'records.db'}" if key == "store" else (lies / key).as_uri()
+        url = local_url(key, self.folder)
         self.warnings.append(f"{key}: none is given, so {what} {url}; add [{key}], or set {variable}")
         return {"type": type_, "url": url}
 
@@ -302,7 +301,14 @@ class _Loading:
             else:
                 taken[value] = name
 
-    def check_json(self, value: object, place: Place = ("default_record",)) -> None:
+    def check_default_record(self, fields: Mapping[str, Any]) -> None:
+        for key in OWN_KEYS:
+            if key in fields:
+                text = "found a key that every record holds by itself, expected one of your own; rename it"
+                self.findings.append((("default_record", key), text))
+        self.check_json(fields, ("default_record",))
+
+    def check_json(self, value: object, place: Place) -> None:
         """A record is stored as JSON."""
         if isinstance(value, Mapping):
             for key, item in value.items():

@@ -19,6 +19,7 @@ from pipeline_core.secrets import redact
 
 T = TypeVar("T")
 
+_MOST_DOUBLINGS = 64  # of a wait, far behind any wait_max_s: the power of a longer outage would overflow
 _POLL_S = 0.2  # how soon a waiting worker sees that the outage is over, or that it is asked to stop
 
 
@@ -104,7 +105,8 @@ class Outage:
             elif not self.trying:
                 return
             self._trier = None
-            backoff_s = min(self._retry.wait_s * 2.0**self._tries * random.uniform(1, 1.25), self._retry.wait_max_s)  # noqa: S311 - jitter
+            grown_s = self._retry.wait_s * 2.0 ** min(self._tries, _MOST_DOUBLINGS)
+            backoff_s = min(grown_s * random.uniform(1, 1.25), self._retry.wait_max_s)  # noqa: S311 - jitter
             left_s = self._began_s + self._run.give_up_after_s - now_s
             asked_s = error.retry_after or 0.0
             wait_s = max(min(backoff_s, left_s), asked_s)

@@ -49,7 +49,8 @@ def plan(request: Request, spans: Sequence[Span]) -> Change:
     """Which records to supersede and which to add, given the live ones in order of time.
 
     Wanted is the policy's cut of `[begin, end)` up to now, minus what is done or running, clipped where it meets that.
-    A window that was ever verified is not cut again, whatever became of it since, so that its evidence goes on to fit.
+    A window that was ever verified, or that a person asked for, is neither cut again nor dropped, whatever became of it
+    and wherever `begin` and `end` are now, so that its evidence goes on to fit and nothing asked for is lost.
     Raises ConfigError where `default_record` lacks a check field (nothing could be rebuilt from it), where `begin` lies
     in the future, where the target's column cannot tell two windows apart, and where the records seem to be another
     pipeline's.
@@ -174,13 +175,13 @@ def _limit(request: Request) -> int:
 
 
 def _sorted_out(request: Request, spans: Sequence[Span], begin_us: int, limit_us: int) -> tuple[list[Span], list[Span]]:
-    """What stays as it is, and what was verified but is to be done again, each over its own span."""
+    """What stays as it is, and what was verified or asked for and is to be done again, each over its own span."""
     kept: list[Span] = []
     again: list[Span] = []
     for span in spans:
         if span.status in _KEPT and not _outdated(request, span, begin_us, limit_us):
             kept.append(span)
-        elif span.verified_rows is not None and begin_us <= span.start_us and span.end_us <= limit_us:
+        elif span.verified_rows is not None or span.asked is not None:
             again.append(span)
     return kept, again
 

@@ -232,11 +232,20 @@ class DuckDbConnector(Source, Target):
         schema = reader.schema.set(at, pa.field(timestamp.name, _INSTANT))
         batch = None
         while (found := self._next(reader)) is not None:
+            self._check_finite(found)
             columns = [c.cast(_INSTANT) if index == at else c for index, c in enumerate(found.columns)]
             batch = pa.RecordBatch.from_arrays(columns, schema=schema)
             yield batch
         if batch is None:
             yield pa.RecordBatch.from_pylist([], schema=schema)
+
+    def _check_finite(self, batch: pa.RecordBatch) -> None:
+        for name, values in zip(batch.schema.names, batch.columns, strict=True):
+            if types.is_infinite(values):
+                raise PermanentError(
+                    f"{self._place}, column {name!r}: found an infinite date or timestamp, which no type of others "
+                    "holds; correct the row, read it through a view that converts it, or exclude the column"
+                )
 
     def _next(self, reader: pa.RecordBatchReader) -> pa.RecordBatch | None:
         with self._reading():

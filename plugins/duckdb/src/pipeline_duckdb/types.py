@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from duckdb.sqltypes import DuckDBPyType
 from pyarrow import types as pt
 
@@ -115,6 +116,21 @@ def stageable(arrow: pa.DataType) -> bool:
     if pt.is_nested(arrow):
         return all(stageable(arrow.field(index).type) for index in range(arrow.num_fields))
     return not (pt.is_duration(arrow) or pt.is_interval(arrow) or pt.is_decimal256(arrow) or pt.is_union(arrow))
+
+
+def is_infinite(values: pa.Array) -> bool:
+    """Whether a date or timestamp among them, at any depth, is infinite: an integer that others read as a date."""
+    of = values.type
+    if pt.is_map(of):
+        return is_infinite(values.keys) or is_infinite(values.items)
+    if pt.is_struct(of):
+        return any(map(is_infinite, values.flatten()))
+    if pt.is_nested(of):
+        return is_infinite(pc.list_flatten(values))
+    if not (pt.is_date(of) or pt.is_timestamp(of)):
+        return False
+    ends, infinity = pc.min_max(values), 2 ** (of.bit_width - 1) - 1
+    return bool(ends["max"].value == infinity or ends["min"].value == -infinity)
 
 
 def _children(of: DuckDBPyType) -> list[tuple[str, DuckDBPyType]]:

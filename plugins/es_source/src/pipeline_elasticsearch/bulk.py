@@ -18,9 +18,7 @@ class OvertakenError(ClaimLostError):
 
     def __init__(self, place: str, document: str) -> None:
         self.document = document
-        super().__init__(
-            f"{place}: document {document!r} was written under a later fence; another worker has taken over"
-        )
+        super().__init__(f"{place}: document {document!r} was written under a later fence")
 
 
 def operation(verb: str, id_: str, fence: int) -> dict[str, Any]:

@@ -56,6 +56,8 @@ def exact(array: pa.Array, target: pa.DataType) -> pa.Array:
         # Arrow casts integers by their type's widest value, not by the values that are there.
         return pa.array(array.to_pylist(), target)
     cast = array.cast(target)
+    if pt.is_list(target):
+        exact(unpacked(pc.list_flatten(array)), target.value_type)
     if pt.is_floating(array.type):
         same = pc.or_(pc.equal(cast.cast(array.type), array), pc.is_nan(array))
         if not pc.all(same, min_count=0).as_py():

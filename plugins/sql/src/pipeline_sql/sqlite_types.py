@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from datetime import date, time
 from decimal import Decimal
+from functools import partial
 from typing import Any, Final
 
 import pyarrow as pa
@@ -18,6 +20,7 @@ import pyarrow.compute as pc
 from pyarrow import types as pt
 
 from pipeline_core import SideError
+from pipeline_core.window import MAX_US, MIN_US
 from pipeline_core.zones import zone
 from pipeline_sql.kinds import as_json, decimal, unpacked
 from pipeline_sql.kinds import kind as kind_of
@@ -78,9 +81,19 @@ _TAKES: Final[dict[str, set[str]]] = {
     "naive": {"naive", "instant"},
     "instant": {"instant"},
 }
+# The declared types of NUMERIC affinity that take text, and what that affinity turns into a number.
+_NUMERIC_TEXTS = {"JSON", "UUID"}
+_NUMBER = r"\A[ \t\n\v\f\r]*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?[ \t\n\v\f\r]*\z"
 # A binary fraction of 64 bits keeps this many decimal digits, so SQLite's NUMERIC affinity does.
 _SURE_DIGITS = 15
 _LARGEST = 2**63 - 1
+# Beyond these Arrow writes a text that nobody reads as a date or time.
+_ENDS: Final[dict[pa.DataType, tuple[Any, Any]]] = {
+    pa.date32(): (date.min, date.max),
+    _TIME: (time.min, time.max),
+    _NAIVE: (MIN_US, MAX_US),
+    INSTANT: (MIN_US, MAX_US),
+}
 
 
 class SqliteTypes:
@@ -157,7 +170,10 @@ class SqliteTypes:
         array = unpacked(array)
         kind = kind_of(array.type)
         target = self.arrow(column, None)
-        if _parsed(column.declared)[0] in _NUMERIC:
+        declared, _, _ = _parsed(column.declared)
+        if declared in _NUMERIC_TEXTS and kind == "text" and pc.any(pc.match_substring_regex(array, _NUMBER)).as_py():
+            raise ValueError("a text that SQLite would turn into a number; a column declared TEXT keeps it")
+        if declared in _NUMERIC:
             return _write_numeric(array, kind, target)
         if kind == "int" and pt.is_floating(target):
             array.cast(target)  # Arrow refuses what does not fit exactly
@@ -267,20 +283,12 @@ def _surviving(value: Decimal) -> str:
     return format(value, "f")
 
 
-def _write_date(array: pa.Array) -> list[Any]:
-    return array.cast(pa.date32()).cast(pa.string()).to_pylist()  # type: ignore[no-any-return]
-
-
-def _write_time(array: pa.Array) -> list[Any]:
-    return array.cast(_TIME).cast(pa.string()).to_pylist()  # type: ignore[no-any-return]
-
-
-def _write_naive(array: pa.Array) -> list[Any]:
-    return array.cast(_NAIVE).cast(pa.string()).to_pylist()  # type: ignore[no-any-return]
-
-
-def _write_instant(array: pa.Array) -> list[Any]:
-    return array.cast(INSTANT).cast(pa.string()).to_pylist()  # type: ignore[no-any-return]
+def _write_text_form(array: pa.Array, form: pa.DataType) -> list[Any]:
+    times = array.cast(form)
+    least, most = (pa.scalar(end, form) for end in _ENDS[form])
+    if pc.any(pc.or_(pc.less(times, least), pc.greater(times, most))).as_py():
+        raise ValueError("a date outside the years 1 to 9999, or a time outside the 24 hours of a day")
+    return times.cast(pa.string()).to_pylist()  # type: ignore[no-any-return]
 
 
 def _write_nested(array: pa.Array) -> list[Any]:
@@ -291,10 +299,10 @@ _WRITERS: Final[dict[str, Callable[[pa.Array], list[Any]]]] = {
     "int": _write_int,
     "float": _write_float,
     "decimal": _write_decimal,
-    "date": _write_date,
-    "time": _write_time,
-    "naive": _write_naive,
-    "instant": _write_instant,
+    "date": partial(_write_text_form, form=pa.date32()),
+    "time": partial(_write_text_form, form=_TIME),
+    "naive": partial(_write_text_form, form=_NAIVE),
+    "instant": partial(_write_text_form, form=INSTANT),
     "nested": _write_nested,
 }
 _DECLARATIONS: Final = {

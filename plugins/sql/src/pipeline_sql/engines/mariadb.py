@@ -146,6 +146,7 @@ class MariaDbEngine(Engine):
         # Set as the connection is made: SQLAlchemy asks each new server how it quotes.
         known = {
             "connect_timeout": _CONNECT_TIMEOUT_S,
+            "charset": "utf8mb4",  # whatever the URL says: the server writes what another set lacks as a question mark
             "conv": {kind: how for kind, how in converters.conversions.items() if kind not in as_text},
             "sql_mode": _SQL_MODE,
             "init_command": (
