@@ -363,8 +363,7 @@ class Pipeline:
         if change:
             change = self.store.apply(change)
         self.report.tell("planned", added=len(change.add), superseded=len(change.remove))
-        open_records = self.store.records(config.pipeline, Status.PENDING, Status.RUNNING)
-        transfer.sweep(parts, {record.window for record in open_records})
+        transfer.sweep(parts)
         return change
 
     def _by_hand(self, hand: Hand, action: str, within: Window, reason: str, *, dry_run: bool) -> HandReport:

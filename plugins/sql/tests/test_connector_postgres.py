@@ -8,6 +8,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
@@ -17,6 +18,7 @@ from pipeline_core import (
     Load,
     PermanentError,
     SideError,
+    TransientError,
     Window,
 )
 
@@ -146,14 +148,100 @@ def test_types_of_an_existing_table(database: Database, load: MakeLoad, publish:
     assert database.run(f"SELECT {columns} FROM target EXCEPT SELECT {columns} FROM source") == []
 
 
-def test_a_rounding_timestamp_column_is_refused(shared: Database, load: MakeLoad, publish: Publish) -> None:
-    """A row just before the end would be rounded into the next window: the count inside the publication shows it."""
-    shared.run("DROP TABLE IF EXISTS rows", "CREATE TABLE rows (at timestamptz(3))")
-    last = pa.table({"at": pa.array([DAY.end_us - 1], INSTANT)})
-    with shared.side("rows") as target:
-        given = load(DAY, last)
+@pytest.mark.parametrize(("declared", "zone"), [("timestamptz", None), ("timestamp", "America/St_Johns")])
+def test_a_timestamp_column_that_rounds_is_refused(
+    shared: Database, load: MakeLoad, publish: Publish, declared: str, zone: str | None
+) -> None:
+    """Two instants would become one, or fall into the next window; those that the column holds exactly are loaded."""
+    shared.run("DROP TABLE IF EXISTS rows", f"CREATE TABLE rows (at {declared}(1))")
+    with shared.side("rows", timestamp_timezone=zone) as target:
+        for finer_us in (40_000, -1):
+            with pytest.raises(PermanentError, match=r"'at'.*more than 1 digits.*declare the column finer"):
+                target.upload(
+                    load(DAY, pa.table({"at": pa.array([DAY.start_us, DAY.end_us + finer_us - 100_000], INSTANT)}))
+                )
+        given = load(DAY, pa.table({"at": pa.array([DAY.start_us, DAY.end_us - 100_000], INSTANT)}), fence=2)
         target.upload(given)
-        assert publish(target, given) == 0
+        assert publish(target, given) == 2
+        assert extracted(target).sort_by("at")["at"].cast(pa.int64()).to_pylist() == [
+            DAY.start_us,
+            DAY.end_us - 100_000,
+        ]
+
+
+def test_an_array_of_an_enumeration(database: Database) -> None:
+    """Comes as its texts, whatever they hold."""
+    database.run(
+        """CREATE TYPE mood AS ENUM ('a', 'b c', '{"}')""",
+        "CREATE DOMAIN moods AS mood[]",
+        "CREATE TABLE t (at timestamptz, m mood[], d moods)",
+        """INSERT INTO t VALUES ('2013-03-10 01:00Z', ARRAY['a', 'b c', '{"}', NULL]::mood[], '{"b c"}'),
+           ('2013-03-10 02:00Z', '{}', NULL)""",
+    )
+    with database.side("t") as source:
+        found = extracted(source).sort_by("at")
+    assert found["m"].to_pylist() == [["a", "b c", '{"}', None], []]
+    assert found["d"].to_pylist() == [["b c"], None]
+
+
+def test_what_a_role_sets_changes_no_value(database: Database) -> None:
+    """Fewer digits of a float, and another way to write dates."""
+    database.run(
+        "CREATE TABLE t (at timestamptz, d float8, r real, day date)",
+        "INSERT INTO t VALUES ('2013-03-10 01:00Z', 0.12345678901234568, 0.12345678, '2013-03-10')",
+        f"ALTER DATABASE {database.name} SET extra_float_digits = 0",
+        f"ALTER DATABASE {database.name} SET DateStyle = 'SQL, DMY'",
+    )
+    with database.side("t") as source:
+        (found,) = extracted(source).to_pylist()
+    assert found["at"] == START + timedelta(hours=1)
+    assert found["d"] == 0.12345678901234568
+    assert pa.scalar(found["r"], pa.float32()) == pa.scalar(0.12345678, pa.float32())
+    assert found["day"] == START.date()
+
+
+def test_a_column_of_one_length_without_a_value(database: Database, load: MakeLoad, publish: Publish) -> None:
+    """No row, or NULL in each: there is no text of another length."""
+    database.run("CREATE TABLE t (at timestamptz, c char(2))")
+    nothing = pa.array([], pa.string())
+    with database.side("t") as target:
+        for fence, staged in enumerate([rows([], c=nothing), rows([1], c=pa.array([None], pa.string()))], start=1):
+            given = load(DAY, staged, fence=fence)
+            target.upload(given)
+            assert publish(target, given) == len(staged)
+
+
+@pytest.mark.parametrize("encoding", ["UTF8", "LATIN1", "SQL_ASCII"])
+def test_text_keeps_its_letters_in_any_encoding(
+    database: Database, load: MakeLoad, publish: Publish, encoding: str
+) -> None:
+    """Of the database, and of its clients by the URL: what was written is what anyone reads."""
+    name = f"{database.name}_{encoding.lower()}"
+    database.run(f"CREATE DATABASE {name} ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    url = f"{database.server.url(name)}&client_encoding=latin1"
+    staged = rows([1], v=pa.array(["Zoë"]))
+    with database.side("t", url=url, create=True) as side:
+        given = load(DAY, staged)
+        side.upload(given)
+        assert publish(side, given) == 1
+        assert extracted(side).to_pylist() == staged.to_pylist()
+    with psycopg.connect(database.server.dsn(name), client_encoding="utf8") as anyone:
+        assert anyone.execute("SELECT v FROM t").fetchall() == [("Zoë",)]
+
+
+def test_what_a_role_ends_is_told(database: Database) -> None:
+    """By its own statement_timeout, which neither an index nor timeout_s changes."""
+    database.run(
+        "CREATE TABLE t (at timestamptz, v int)",
+        "INSERT INTO t VALUES ('2013-03-10 01:00Z', 1)",
+        "CREATE VIEW slow AS SELECT at, v FROM t, pg_sleep(5)",
+        f"ALTER DATABASE {database.name} SET statement_timeout = '50ms'",
+    )
+    with (
+        database.side("slow") as source,
+        pytest.raises(TransientError, match="statement_timeout of role or database"),
+    ):
+        extracted(source)
 
 
 def test_memory_is_bounded(database: Database) -> None:

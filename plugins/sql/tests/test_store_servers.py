@@ -334,6 +334,26 @@ def test_who_may_not_make_the_tables_is_told_what_makes_them(database: Database)
     assert "hunter2" not in str(raised.value)
 
 
+@on_postgres
+def test_a_database_of_another_encoding_holds_no_store(database: Database) -> None:
+    """It could not write every reason, and a claim whose end cannot be told would count as a crash."""
+    for encoding in ("LATIN1", "SQL_ASCII"):
+        name = f"{database.name}_{encoding.lower()}"
+        database.run(f"CREATE DATABASE {name} ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+        with pytest.raises(SideError, match=f"found a database in {encoding}, .* expected UTF8; make one"):
+            open_once(database.server.url(name))
+
+
+@on_postgres
+def test_a_store_holds_any_text(database: Database) -> None:
+    """Whatever encoding the URL names for its client."""
+    with opened(open_engine(Secret(f"{database.url}&client_encoding=latin1"), timeout_s=5)) as store:
+        store.apply(change(1))
+        (claim,) = store.claim(REQUEST)
+        store.settle(claim, Verdict(Status.QUARANTINED, "column '値'"))
+        assert [record.reason for record in store.records("p")] == ["column '値'"]
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 

@@ -96,6 +96,9 @@ class Layout:
     pipelines: Mapping[str, Mapping[str, Any]] = field(
         factory=dict, metadata=_help("several pipelines, by name: what each adds to the top level, or changes of it")
     )
+    profile: str | None = field(
+        default=None, metadata=_help("which of `profiles` is meant, where whoever loads it names none")
+    )
     profiles: Mapping[str, Mapping[str, Any]] = field(
         factory=dict, metadata=_help("what changes, by the name of the profile")
     )

@@ -8,8 +8,10 @@ counts months and days that are no fixed time, a numeric without precision holds
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Literal
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pgpq
 import pyarrow as pa
@@ -18,11 +20,12 @@ from attrs import frozen
 from pgpq import encoders, schema
 from pyarrow import types as pt
 
+from pipeline_core import PermanentError
 from pipeline_sql.kinds import as_json, check_fraction, decimal, exact, unpacked
 from pipeline_sql.kinds import kind as kind_of
 from pipeline_sql.kinds import plain as plain_of
 from pipeline_sql.tables import Column
-from pipeline_sql.timestamps import INSTANT, Timestamps, native
+from pipeline_sql.timestamps import INSTANT, Moments, Timestamps, native
 
 _NAIVE: Final = pa.timestamp("us")
 _TIME: Final = pa.time64("us")
@@ -114,12 +117,32 @@ class PostgresColumn(Column):
         return _FINEST if self.modifier < 0 else self.modifier
 
 
+class _Coarse(Moments):
+    """Of fewer digits of a second than an instant has: the server would round a finer one."""
+
+    def __init__(self, place: str, zone: ZoneInfo | None, *, digits: int) -> None:
+        super().__init__(place, zone)
+        self._digits = digits
+
+    def encode(self, instants: pa.Array) -> Any:
+        found = super().encode(instants)
+        try:
+            check_fraction(found, self._digits)
+        except ValueError as error:
+            raise PermanentError(
+                f"{self._place}: found {error}; declare the column finer, or truncate at the source"
+            ) from None
+        return found
+
+
 class PostgresTypes:
     """PostgreSQL's types, by the names of its own catalog."""
 
     def timestamps(self, place: str, column: Column, timezone: str | None, unit: str | None) -> Timestamps:
-        holds = None if _of(column).array else _HOLDS.get(_of(column).type)
-        return native(place, column.declared, holds, timezone=timezone, unit=unit)
+        of = _of(column)
+        holds = None if of.array else _HOLDS.get(of.type)
+        moments = Moments if of.fraction == _FINEST else partial(_Coarse, digits=of.fraction)
+        return native(place, column.declared, holds, timezone=timezone, unit=unit, moments=moments)
 
     def needs_sample(self, column: Column) -> bool:
         del column
@@ -133,7 +156,14 @@ class PostgresTypes:
             found = _of_digits(of)
         return pa.list_(found) if of.array and found is not None else found
 
+    @staticmethod
+    def is_enums(column: Column) -> bool:
+        """Whether a column holds arrays of an enumeration."""
+        return _of(column).array and _of(column).type == "enum"
+
     def read(self, values: Sequence[Any], arrow: pa.DataType) -> pa.Array:
+        if pt.is_list(arrow) and str in set(map(type, values)):
+            raise TypeError("an array that the driver left as text")  # Arrow would make a list of its characters
         return pa.array(values, arrow)
 
     def timestamp_declaration(self, timezone: str | None, unit: str | None) -> str:
@@ -218,7 +248,7 @@ def _check(array: pa.Array, of: PostgresColumn) -> None:
     kind = kind_of(array.type)
     if kind == "text" and pc.any(pc.match_substring(array, "\0")).as_py():
         raise ValueError("a NUL character, which PostgreSQL cannot store in text")
-    if of.type == "bpchar" and not pc.all(pc.equal(pc.utf8_length(array), of.modifier - 4)).as_py():
+    if of.type == "bpchar" and not pc.all(pc.equal(pc.utf8_length(array), of.modifier - 4), min_count=0).as_py():
         raise ValueError("a text of another length, which character(n) would fill with spaces")
     if kind in ("time", "naive", "instant") and of.fraction < _FINEST:
         check_fraction(array.cast(_PLAIN[of.type]), of.fraction)

@@ -19,7 +19,7 @@ where extraction meets and names them; what falls into no window at all is count
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final, Literal, Protocol
@@ -276,7 +276,7 @@ def native(
     *,
     timezone: str | None,
     unit: str | None,
-    moments: type[Moments] = Moments,
+    moments: Callable[[str, ZoneInfo | None], Moments] = Moments,
 ) -> Timestamps:
     """How a column of a database with types of its own stores instants. Raises SideError where the settings misfit."""
     if holds == "numbers":

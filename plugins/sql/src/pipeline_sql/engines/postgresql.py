@@ -17,7 +17,7 @@ from pipeline_sql.engines.codes import Codes
 from pipeline_sql.engines.default import Engine
 from pipeline_sql.postgresql_claims import TAKE_FENCES, claiming
 from pipeline_sql.prepared import Connected, Direct, Prepared, Row, scalar
-from pipeline_sql.tables import Range, Rows, Table, named_column
+from pipeline_sql.tables import Column, Range, Rows, Table, named_column
 
 if TYPE_CHECKING:  # the record store needs no Arrow
     from pipeline_sql.loading import Loading
@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # the record store needs no Arrow
     from pipeline_sql.side import Side
 
 _CONNECT_TIMEOUT_S = 10
+# What the driver reads, whatever a role or database sets: times in UTC and ISO's form, floats with all their digits.
+_FOR_THE_DRIVER = {"TimeZone": "UTC", "DateStyle": "ISO", "extra_float_digits": 3}
 # The store's statements all have an index to walk, and keep one plan: it must serve when the table has grown, too.
 _FOR_THE_STORE = {
     "default_transaction_isolation": "'read committed'",
@@ -40,7 +42,7 @@ _CODES = Codes(
     heals={
         "40": "another transaction was in the way",
         "55P03": "see what keeps its transaction open, or raise timeout_s",
-        "57014": "make an index on the timestamp column, or raise timeout_s",
+        "57014": "make an index on the timestamp column, raise timeout_s, or the statement_timeout of role or database",
         "25P03": "the transaction stood still for too long",
     },
     heals_for_all={
@@ -142,21 +144,22 @@ class PostgresEngine(Engine):
                 "pip install 'windowed-pipeline-sql[postgresql]' brings it"
             )
         known = {"connect_timeout": _CONNECT_TIMEOUT_S, "application_name": "pipeline-core"}
+        wanted = {name: value for name, value in known.items() if name not in self.url.query}
         engine = sa.create_engine(
             self.url,
             hide_parameters=True,
             # Each statement sees what was committed before it: a lock is of use only to what is read after it.
             isolation_level="READ COMMITTED",
-            connect_args={name: value for name, value in known.items() if name not in self.url.query},
+            # Whatever the URL or the database says: the upload encodes text as UTF-8.
+            connect_args={**wanted, "client_encoding": "utf8"},
         )
 
         @event.listens_for(engine, "connect")
         def on_connect(connection: Any, record: Any) -> None:
             del record
-            milliseconds = max(1, round(self.timeout_s * 1000))
-            connection.execute(
-                f"SELECT set_config('lock_timeout', '{milliseconds}', false), set_config('TimeZone', 'UTC', false)"
-            )
+            settings = {"lock_timeout": max(1, round(self.timeout_s * 1000)), **_FOR_THE_DRIVER}
+            listed = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in settings.items())
+            connection.execute(f"SELECT {listed}")
             connection.commit()
 
         return engine
@@ -169,6 +172,7 @@ class PostgresEngine(Engine):
         @event.listens_for(self.sa, "connect")
         def on_connect(connection: Any, record: Any) -> None:
             del record
+            self._check_encoding(connection.info.parameter_status("server_encoding"))
             connection.autocommit = True
             for name, value in settings.items():
                 connection.execute(f"SET {name} = {value}")
@@ -177,6 +181,13 @@ class PostgresEngine(Engine):
         @event.listens_for(self.sa, "begin")
         def on_begin(connection: sa.Connection) -> None:
             connection.exec_driver_sql("BEGIN")
+
+    def _check_encoding(self, found: str) -> None:
+        if found != "UTF8":
+            raise SideError(
+                f"{self.place}: found a database in {found}, which cannot hold every record, expected UTF8; "
+                "make one for the store: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+            )
 
     def _begin(self, connection: sa.PoolProxiedConnection) -> None:
         driver: Any = connection.driver_connection
@@ -298,6 +309,11 @@ class PostgresEngine(Engine):
     def followers(self, connection: sa.Connection, table: Table) -> Sequence[str]:
         asked = {"schema": table.schema, "table": table.name}
         return list(connection.execute(sa.text(_FOLLOWERS), asked).scalars())
+
+    def selected(self, column: Column) -> sa.ColumnElement[Any]:
+        # The driver reads the arrays of the types it knows, and no enumeration is among them.
+        value = named_column(column.name)
+        return sa.cast(value, sa.ARRAY(sa.Text)) if self.types.is_enums(column) else value
 
     def count_ranges(self, connection: sa.Connection, side: Side, ranges: Sequence[Range]) -> list[int]:
         if len(ranges) <= 1:
