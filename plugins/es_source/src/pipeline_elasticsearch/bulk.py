@@ -34,10 +34,7 @@ def write(client: Client, index: str, operations: Sequence[Operation], *, refres
         (verb,) = item
         result = item[verb]
         if result["status"] == 409:
-            raise ClaimLostError(
-                f"{client.place}: document {result['_id']!r} was written under a later fence; another worker has taken "
-                "over"
-            )
+            raise ClaimLostError(f"{client.place}: document {result['_id']!r} was written under a later fence")
         if result["status"] == 400:
             raise PermanentError(
                 f"{client.place}: document {result['_id']!r} is refused: {reasons(result)}; correct the row or the "

@@ -84,7 +84,7 @@ class ElasticsearchPublication(Publication):
                 if later:
                     raise ClaimLostError(
                         f"{self._client.place}: document {later[0]!r} of window {window} was written under a later "
-                        "fence; another worker has taken over"
+                        f"fence than this worker's {fence}"
                     )
                 if others:
                     write(self._client, self._index, [(operation("delete", id_, fence), None) for id_, _ in others])
