@@ -97,6 +97,18 @@ def test_a_timestamp_in_a_format_of_its_own(cluster: Any, shape: str) -> None:
             assert extracted(side).column(name).cast(pa.int64()).to_pylist() == [AT + 5_000_000]
 
 
+def test_a_timestamp_that_is_in_no_document(cluster: Any) -> None:
+    """A multi-field is read as the timestamp of whole documents only; and no row has a list of times."""
+    also = {"type": "keyword", "fields": {"at": {"type": "date"}}}
+    index = cluster.index({**DATE, "when": also}, {"at": NOON, "when": NOON})
+    with cluster.side(index, timestamp_field="when.at") as side, pytest.raises(SideError, match="is in no _source"):
+        extracted(side)
+    with cluster.side(index, timestamp_field="when.at", shape="document") as side:
+        assert [at.isoformat() for at in extracted(side).column("when.at").to_pylist()] == ["2013-03-10T12:00:00+00:00"]
+    with cluster.side(index, lists=frozenset({"at"})) as side, pytest.raises(SideError, match="names the timestamp"):
+        extracted(side)
+
+
 def test_names_with_dots(cluster: Any) -> None:
     """Objects, dotted keys, and both at once are the same columns."""
     properties = {"a": {"properties": {"b": {"type": "long"}, "c": {"type": "keyword"}}}}
