@@ -93,7 +93,7 @@ def enter(overlapping: Sequence[Entry], claim: Claim, place: str, scope: Scope |
         if entry.fence > mine.fence:
             raise ClaimLostError(
                 f"{place}: window {window} was published under fence {entry.fence}, "
-                f"later than this worker's {mine.fence}; another worker has taken over"
+                f"later than this worker's {mine.fence}"
             )
     replaced = [entry for entry in shared if mine.scope.items() <= entry.scope.items()]
     rest = _outside(replaced, mine.start_us, mine.end_us)

@@ -47,8 +47,8 @@ class Reporter:
 
         An exception in an observer is logged, once a step, and goes no further; a KeyboardInterrupt or SystemExit does.
         """
-        cleaned = {name: _clean(value) for name, value in fields.items()}
-        event = Event(self.clock(), self.pipeline, window, redact(step), cleaned)
+        texts = {name: cleaned(value) for name, value in fields.items()}
+        event = Event(self.clock(), self.pipeline, window, redact(step), texts)
         _log(LOGGER, level, event.step, event.fields, pipeline=self.pipeline, window=window)
         for number, observer in enumerate(self.observers):
             try:
@@ -109,7 +109,7 @@ def timed(
         watch.stop()
         if step is not None:
             found = {**fields, "seconds": watch.seconds, **error}
-            _log(logger, level, redact(step), {name: _clean(value) for name, value in found.items()})
+            _log(logger, level, redact(step), {name: cleaned(value) for name, value in found.items()})
 
 
 class TextFormatter(logging.Formatter):
@@ -155,7 +155,7 @@ class JsonFormatter(logging.Formatter):
             line |= {f"{name}_" if name in _OWN_KEYS else name: value for name, value in given.items()}
         if exception := _exception(self, record):
             line["exception"] = exception
-        return json.dumps(_clean(line))
+        return json.dumps(cleaned(line))
 
 
 def _log(
@@ -183,16 +183,16 @@ def _word(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _clean(value: Any) -> Any:
+def cleaned(value: Any) -> Any:
     """`value` as JSON can hold it, every text in it without secrets. What JSON does not know becomes its text."""
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):
-        return {redact(str(key)): _clean(item) for key, item in value.items()}
+        return {redact(str(key)): cleaned(item) for key, item in value.items()}
     if isinstance(value, list | tuple | AbstractSet):
-        return [_clean(item) for item in value]
+        return [cleaned(item) for item in value]
     return redact(str(value))
 
 

@@ -1,7 +1,7 @@
 """The functions that orchestrators call: a mapping in, a JSON-safe mapping out, each usable in a process of its own.
 
-`config` is the pipeline's mapping, or a `Pipeline`'s configuration file by path; of several `[pipelines.NAME]` the
-mapping's own key `name` says which. A record travels from task to task
+`config` is the pipeline's mapping, or a `Pipeline`'s configuration file by path; of several `[pipelines.NAME]` its own
+key `name` says which, of `[profiles.NAME]` its key `profile`. A record travels from task to task
 with the id of its claim; every task resumes that claim first. `exit_dag: True` says that nothing is left to do and
 everything downstream may skip: `reason` says why. `now` (aware, or local text) stands for the store's clock in deciding
 what is stable, in tests and replays.

@@ -7,10 +7,12 @@ import os
 import pty
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline_core import secrets
 from shell import COMMAND, ENVIRONMENT, Shell
 
 PASSWORD = "hunter-and-gatherer"
@@ -384,6 +386,17 @@ def test_a_retry_is_told_by_us_alone(shell: Shell) -> None:
         assert "stamina" not in said
 
 
+def test_a_number_is_no_secret(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reference with digits is blotted out of texts; the document stays JSON, and its numbers true."""
+    monkeypatch.setenv("SHARD", "1105")
+    shell.world.insert([61] * 1000, first_id=20_000)
+    shell.configure(**side(shell, "target", table="events_${env:SHARD}"))
+    try:
+        assert shell("run", "--json").json["rows"] == 1105
+    finally:
+        secrets._revealed.clear()  # the only way to forget it
+
+
 def test_structlog_does_not_tell_of_a_retry_either(shell: Shell) -> None:
     """Where it is installed that library would print each retry to stdout, with the error, amid the JSON."""
     loud = "def get_logger(_):\n    print('a retry')\n    return get_logger\nget_logger.warning = print\n"
@@ -608,6 +621,25 @@ def test_init_writes_a_configuration_that_runs(shell: Shell, monkeypatch: pytest
     assert shell.world.query("target", "select id from events order by id") == [(1,), (2,)]
     monkeypatch.chdir("/")
     assert shell("-c", str(shell.folder / "pipeline.toml"), "status", "--json").json["counts"]["done"] == 2
+
+
+@pytest.mark.parametrize("name", ["a%2Fb", "a?b=1", 'a "b"', "a\\b", "${env:HOME}", "ä b"])
+@pytest.mark.parametrize("written", [True, False])
+def test_records_lie_beside_the_file_whatever_its_folder_is_called(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, name: str, written: bool
+) -> None:
+    """What means something in a URL, in TOML or to us is part of a name: in what `init` writes, and by default."""
+    folder = shell.folder / "jobs" / name
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    assert shell("init").code == 0
+    if not written:
+        text = Path("pipeline.toml").read_text(encoding="utf-8")
+        Path("pipeline.toml").write_text(text.partition("[stage]")[0], encoding="utf-8")
+    assert shell("status").code == 0
+    assert [path.relative_to(shell.folder) for path in shell.folder.rglob("records.db")] == [
+        Path("jobs", name, ".pipeline-core", "records.db")
+    ]
 
 
 def test_init_never_overwrites_without_force(shell: Shell) -> None:

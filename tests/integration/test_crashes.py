@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 import random
 import signal
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline_core import Pipeline, tasks
+from pipeline_objects.stage import ObjectStage
 from worlds import WORLDS, World, harry
 
 NOW = "2013-03-10T12:00"
@@ -141,6 +144,25 @@ def _assert_refused(world: World, step: str) -> None:
     assert world.fences() == fences
     world.run()  # sweeps what the late worker may have staged
     world.assert_whole()
+
+
+def test_a_sweep_leaves_what_is_staged_meanwhile(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another worker's window is reopened and staged while a run lists the stage, and goes on from there."""
+    config = {**world.config(end="2013-03-10T01:00"), "run": {"max_attempts": 1}}
+    world.run(end="2013-03-10T01:00")
+    plain, meanwhile = ObjectStage.keys, []
+
+    def slow(stage: ObjectStage, prefix: str) -> Sequence[str]:
+        monkeypatch.undo()
+        found = tasks.store_new_and_pass_valid_record(config, now=NOW, start="2013-03-10", end=NOW, reload=True)
+        meanwhile.append(tasks.extract_source_data(config, found["record"]))
+        return plain(stage, prefix)
+
+    monkeypatch.setattr(ObjectStage, "keys", slow)
+    with Pipeline.from_mapping(config) as pipeline:
+        pipeline.plan(now=NOW)
+    (staged,) = meanwhile
+    assert tasks.load_staged_data(config, staged["record"])["rows"] == staged["rows"] > 0
 
 
 @shows_process_states

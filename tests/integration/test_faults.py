@@ -6,6 +6,7 @@ import importlib.util
 import json
 import logging
 import sqlite3
+import threading
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -117,6 +118,28 @@ def test_a_fault_that_can_heal_is_tried_again_and_then_quarantined_in_sight(worl
     assert report.exit_code == 1
     assert record.attempts == 2
     assert events == ["running", "pending", "running", "quarantined"]
+
+
+@pytest.mark.parametrize("what", ["count", "heartbeat"])
+def test_a_host_without_threads_puts_no_window_into_quarantine(
+    world, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both sides are counted one after the other; for a heartbeat the run waits as for a side that is away."""
+    plain, left = threading.Thread.start, 2 if what == "heartbeat" else 1_000
+
+    def start(thread: threading.Thread) -> None:
+        nonlocal left
+        if thread.name.startswith(what) and left:
+            left -= 1
+            raise RuntimeError("can't start new thread")
+        plain(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert world.run()["windows"] == {"loaded": 6}
+    with world.pipeline() as pipeline:
+        assert {(record.attempts, record.crashes) for record in pipeline.store.records("events")} == {(0, 0)}
+    assert left < 1_000 if what == "count" else left == 0
+    world.assert_whole()
 
 
 def test_a_lock_wait_is_waited_out_and_the_whole_publication_repeated(world) -> None:

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from attrs import define
 
-from pipeline_core import ClaimLostError, ClaimRequest, Event
+from pipeline_core import ClaimLostError, ClaimRequest, Event, TransientError, tasks
 from pipeline_core.config import load
 from pipeline_core.pipeline import Pipeline
 from worlds import World
 
 NOW = "2013-03-10T12:00"
+HOUR_US = 3_600_000_000
+RUN = {"backoff_s": 0.01, "crash_backoff_s": 0.01, "batch_rows": 10, "lease_s": 2.0}
 #: The records, and where an engine keeps the last fence in a table, that one too.
 KEPT = ("pipeline_core_records", "pipeline_core_events", "pipeline_core_fence")
 
@@ -108,6 +110,34 @@ def test_a_lost_store_still_outranks_the_ledger(any_world: World) -> None:
     (surveyed,) = [event.fields for event in told if event.step == "surveyed"]
     assert surveyed == {"windows": 6, "processed": 4}
     assert sum(later > earlier for (later,), (earlier,) in zip(world.fences(), before, strict=True)) == 2
+    world.assert_whole()
+
+
+def test_a_store_whose_clock_was_ahead_tells_what_the_target_refuses(any_world: World) -> None:
+    """The ledger outranks a new store: that is what the record and a task's failure say, not that a worker died."""
+    world = any_world
+    world.run()
+    world.query("target", f"update pipeline_ledger set fence = fence + {HOUR_US}")
+    world.query("target", "delete from events where id = 1")
+    world.forget()
+    assert world.run(run=RUN | {"max_attempts": 2})["windows"] == {
+        "already processed": 5,
+        "pending": 1,
+        "quarantined": 1,
+    }
+    with world.pipeline() as pipeline:
+        (record,) = pipeline.status().quarantined
+        assert "was published under fence" in record.reason
+        assert "retry the window once the store's clock is past it (attempt 2 of 2)" in record.reason
+        assert (record.attempts, record.crashes) == (2, 0)
+        pipeline.retry(window=record.window, reason="the clock is right now")
+    parcel = tasks.store_new_and_pass_valid_record(world.config(), now=NOW)["record"]
+    tasks.extract_source_data(world.config(), parcel)
+    with pytest.raises(TransientError, match="was published under fence"):
+        tasks.load_staged_data(world.config(), parcel)
+    world.query("target", f"update pipeline_ledger set fence = fence - {HOUR_US}")
+    tasks.release_record(world.config(), parcel)
+    assert world.run()["windows"] == {"loaded": 1}
     world.assert_whole()
 
 

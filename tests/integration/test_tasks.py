@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline_core import ConfigError, PermanentError, RecordError, TransientError, tasks
+from pipeline_core import ConfigError, PermanentError, RecordError, SideError, TransientError, tasks
 from pipeline_sql.connector import SqlConnector
 
 NOW = "2013-03-10T12:00"
@@ -63,6 +63,17 @@ def test_a_task_of_one_of_several_pipelines(world) -> None:
     del several["name"]
     with pytest.raises(ConfigError, match="found several, 'events', 'others'"):
         tasks.get_source_count(several, alone)
+
+
+def test_a_task_of_a_profile(world) -> None:
+    """The key `profile` of the mapping says which, to every task that it is handed to."""
+    config = world.config(profiles={"prod": {"source": {"table": "nowhere"}}, "dev": {}}, profile="dev")
+    record = elsewhere("store_new_and_pass_valid_record", config, now=NOW)["record"]
+    assert record["PIPELINE"]["name"] == "events@dev"
+    assert elsewhere("extract_source_data", config, record)["rows"] == tasks.get_source_count(config, record) > 0
+    plain = {key: record[key] for key in ("WINDOW_START_TIME", "WINDOW_END_TIME")}
+    with pytest.raises(SideError, match="nowhere"):
+        tasks.get_source_count(config | {"profile": "prod"}, plain)
 
 
 def test_the_owners_configuration_as_it_stands_is_answered() -> None:

@@ -471,6 +471,18 @@ def test_a_profile_overrides_deeply() -> None:
     assert loaded(base).target.options["url"] == "there"
 
 
+def test_the_mapping_may_name_its_profile() -> None:
+    """As it names one of several pipelines, for a task that is handed it; what whoever loads it says comes first."""
+    base = full(profiles={"prod": {"check_fields": ["key_q"]}, "dev": {}}, profile="prod")
+    assert loaded(base).pipeline == "flights@prod"
+    assert loaded(base, "dev").pipeline == "flights@dev"
+    assert missing_check_fields(base) == ["key_q"]
+    assert problems(base | {"profile": "prd"})[0].startswith("profile: found 'prd', expected one of [profiles]: 'prod'")
+    assert problems(base | {"profile": ["prod"]}) == ["profile: found a list, expected the name of one of [profiles]"]
+    nested = {"prod": {"profile": "dev"}, "dev": {}}
+    assert problems(base | {"profiles": nested})[0].startswith("profiles.prod.profile: unknown key")
+
+
 def test_an_unknown_profile_lists_the_known() -> None:
     """So does one where there is no [profiles] at all."""
     assert problems(FULL, "prd") == ["profile: found 'prd', expected one of [profiles]: 'prod'; did you mean 'prod'?"]
@@ -964,6 +976,8 @@ def test_another_process_loads_the_same_of_several() -> None:
         ("one", FULL, "pipelines: found no [pipelines.one], the configuration is that of one pipeline"),
         ("one", several({"one": 3}), "pipelines.one: found an integer, expected a table"),
         ("one", full(pipelines=3), "pipelines: found an integer, expected tables [pipelines.NAME]"),
+        ("one", several({1: {}}), "pipelines[1]: expected a name of letters, digits"),
+        ("one", several({"one": {"profile": "x"}}), "pipelines.one.profile: unknown key; the top level chooses"),
         ("a b", several({"a b": {}}), 'pipelines."a b": expected a name of letters, digits'),
         ("one", several({"one": {"name": "x"}}), "pipelines.one.name: unknown key; the name of the table"),
         ("one", several({"one": {"pipelines": {}}}), "pipelines.one.pipelines: unknown key; pipelines do not nest"),

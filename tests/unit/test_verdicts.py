@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from pipeline_core import Claim, PermanentError, Record, SideError, Status, TransientError, Window
@@ -25,6 +27,9 @@ def claim(attempts: int = 0) -> Claim:
         (TransientError("away"), 2, Status.QUARANTINED, True),
         (AuditError("moved"), 0, Status.PENDING, True),
         (PermanentError("no"), 0, Status.QUARANTINED, True),
+        (OSError(errno.EMFILE, "Too many open files"), 1, Status.PENDING, True),
+        (OSError(errno.EMFILE, "Too many open files"), 2, Status.QUARANTINED, True),
+        (OSError(errno.ENOENT, "No such file"), 0, Status.QUARANTINED, True),
         (RuntimeError("a plugin's bug"), 0, Status.QUARANTINED, True),
         (TransientError("down", side_down=True), 2, Status.PENDING, False),
         (SideError("password"), 2, Status.PENDING, False),

@@ -31,9 +31,9 @@ def rows(*offsets_us: int) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def refused(error: type[Exception], *texts: str) -> Iterator[None]:
+def refused(error: type[Exception], *texts: str) -> Iterator[pytest.ExceptionInfo[Any]]:
     with pytest.raises(error) as caught:
-        yield
+        yield caught
     for text in texts:
         assert text in str(caught.value)
 
@@ -137,6 +137,13 @@ def test_a_document_that_stands_for_many_is_one(cluster: Any) -> None:
         assert list(side.count_many(hours)) == [side.count(hour) for hour in hours] == [1, 1]
 
 
+def test_timestamps_that_no_aggregation_reads(cluster: Any) -> None:
+    """Kept for searches only: many windows are counted as one is."""
+    index = cluster.index({"at": {"type": "date", "doc_values": False}}, *rows(0, 1_000, 24 * HOUR))
+    with cluster.side(index) as side:
+        assert list(side.count_many([DAY, Window.from_us(DAY.end_us, DAY.end_us + HOUR)])) == [2, 1]
+
+
 def test_a_query_narrows_everything(cluster: Any) -> None:
     """Counting one window and many, what is excluded, and extraction."""
     documents = [{**row, "n": n} for n, row in enumerate(rows(0, 1000, 2000, 3000))]
@@ -222,6 +229,45 @@ def test_a_field_that_cannot_be_counted_by(cluster: Any, properties: dict[str, A
     """A text that looks like a time would be compared letter by letter."""
     with cluster.side(cluster.index(properties)) as side:
         fails(side, SideError, text)
+
+
+@pytest.mark.parametrize(
+    ("scope", "texts"),
+    [
+        ({"carier": "UA"}, ("scope 'carier'", "no index has that field")),
+        ({"carrier": "UA"}, ("scope 'carrier'", "found the type text, expected a keyword")),
+        ({"legs.to": "LAX"}, ("scope 'legs.to'", "nested 'legs'")),
+    ],
+)
+def test_a_scope_that_no_search_can_compare(cluster: Any, scope: dict[str, str], texts: tuple[str, ...]) -> None:
+    """It would find nothing, or a word of a text; the keyword of that text is compared as a whole."""
+    carrier = {"type": "text", "fields": {"keyword": {"type": "keyword"}}}
+    legs = {"type": "nested", "properties": {"to": {"type": "keyword"}}}
+    document = {**rows(0)[0], "carrier": "UA", "legs": {"to": "LAX"}}
+    index = cluster.index({**DATE, "carrier": carrier, "legs": legs}, document)
+    with cluster.side(index, scope=scope) as side:
+        fails(side, SideError, *texts)
+    with cluster.side(index, scope={"carrier.keyword": "UA"}) as side:
+        assert side.count(DAY) == 1
+
+
+def test_a_timestamp_of_nested_documents(cluster: Any) -> None:
+    """They are no rows, so every window would be empty."""
+    legs = {"type": "nested", "properties": {"at": {"type": "date"}}}
+    with cluster.side(cluster.index({"legs": legs}, {"legs": rows(0)}), timestamp_field="legs.at") as side:
+        fails(side, SideError, "timestamp_field 'legs.at'", "nested 'legs'")
+
+
+def test_a_search_that_takes_too_long(cluster: Any) -> None:
+    """The server cuts it off; that is a matter of this window, and no sign that the whole side is down."""
+    words = ({**rows(n * 1_000)[0], "word": f"{n:08d}" * 1_000} for n in range(1_500))
+    index = cluster.index({**DATE, "word": {"type": "keyword"}}, *words)
+    slow = {"bool": {"should": [{"regexp": {"word": f".*{n}x.*"}} for n in range(100)]}}
+    with cluster.side(index, query=slow, timeout_s=0.001) as side:
+        for ask in (lambda: side.count(DAY), lambda: side.count_many([DAY] * 10)):
+            with refused(TransientError, "cut off by timeout_s") as caught:
+                ask()
+            assert not caught.value.side_down
 
 
 def test_a_part_of_the_shards_is_no_count(cluster: Any) -> None:

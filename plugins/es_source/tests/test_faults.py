@@ -134,6 +134,13 @@ def test_what_waits_for_a_person(answering: Any, status: int, remedy: str) -> No
         count(answering(status, body, GENUINE))
 
 
+def test_a_block_of_the_index(answering: Any) -> None:
+    """No role of the user lifts it."""
+    error = {"type": "cluster_block_exception", "reason": "index [flights] blocked by: [FORBIDDEN/8/index write (api)]"}
+    with raised(SideError, "index write (api)", "lift that block"):
+        count(answering(403, json.dumps({"error": error, "status": 403}).encode(), GENUINE))
+
+
 def test_tls_where_there_is_none(answering: Any) -> None:
     """No time will make a certificate of it."""
     url = answering(200, b"{}", GENUINE).replace("http://", "https://")
@@ -199,7 +206,7 @@ def test_too_much_to_write_heals(answering: Any) -> None:
 
 
 WHOLE = {
-    "fields": {"@timestamp": {"date": {"searchable": True}}},
+    "fields": {"@timestamp": {"date": {"searchable": True, "aggregatable": True}}},
     "timed_out": False,
     "_shards": {"total": 2, "successful": 2, "skipped": 0, "failed": 0},
     "_clusters": {"total": 1, "successful": 1, "skipped": 0},

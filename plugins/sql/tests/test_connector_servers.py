@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -223,6 +224,30 @@ def test_rows_of_no_window_are_reported(database: Database, kind: str, settings_
     with database.side("logged", **settings_) as connector:
         assert connector.excluded() == 1 + len(strays)
         assert not any("no index" in each.what for each in connector.problems())
+
+
+def test_rows_that_go_with_those_of_a_target_are_told(database: Database) -> None:
+    """References that delete or change rows with those they refer to, by table; others do no harm."""
+    database.run(
+        f"CREATE TABLE logged (id int PRIMARY KEY, at {database.declared['instant']}, UNIQUE (at))",
+        *(
+            f"CREATE TABLE {name} (id int, CONSTRAINT of_{name} FOREIGN KEY (id) REFERENCES logged (id) {action})"
+            for name, action in {
+                "notes": "ON DELETE CASCADE",
+                "stars": "ON DELETE SET NULL",
+                "kept": "",
+                "held": "ON DELETE RESTRICT",
+            }.items()
+        ),
+        "CREATE TABLE other (id int PRIMARY KEY)",
+        "CREATE TABLE others (id int, FOREIGN KEY (id) REFERENCES other (id) ON DELETE CASCADE)",
+    )
+    with database.side("logged") as connector:
+        (found,) = connector.problems()
+    assert found.advice
+    names = re.search(r"rows of \[(.*?)\] refer to it", found.what)
+    assert names
+    assert [name.strip("'").rpartition(".")[2] for name in names[1].split(", ")] == ["notes", "stars"]
 
 
 def test_every_type_keeps_its_meaning(database: Database, load: MakeLoad, publish: Publish) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline_core.config import local_url
 from pipeline_core.errors import ConfigError
 
 _TEXT = """\
@@ -53,8 +54,8 @@ url = "@STORE@"              # by its whole path: it is the same one wherever a 
 
 def write(path: Path, *, force: bool) -> None:
     """Writes the configuration. Raises ConfigError where the file exists (unless `force`) or cannot be made."""
-    local = path.resolve().parent / ".pipeline-core"
-    stage, store = (local / "stage").as_uri(), f"sqlite:///{local / 'records.db'}"
+    folder = path.resolve().parent
+    stage, store = local_url("stage", folder), local_url("store", folder)
     try:
         with path.open("w" if force else "x", encoding="utf-8") as file:
             file.write(_TEXT.replace("@STAGE@", stage).replace("@STORE@", store))

@@ -24,6 +24,7 @@ from pipeline_core.errors import (
     TimeError,
     TransientError,
 )
+from pipeline_core.log import cleaned
 from pipeline_core.reports import Exit
 from pipeline_core.secrets import redact
 
@@ -87,11 +88,11 @@ class Terminal:
         return code
 
     def document(self, mapping: Mapping[str, Any]) -> None:
-        """One JSON document on stdout, or a part of one."""
+        """One JSON document on stdout, or a part of one. Its texts are cleaned of secrets; a number stays a number."""
         if self.collected is not None:
             self.collected.append(mapping)
             return
-        self.out.out(redact(json.dumps(mapping, indent=2)), highlight=False)
+        self.out.out(json.dumps(cleaned(mapping), indent=2), highlight=False)
 
 
 class LogLines(logging.Handler):

@@ -10,6 +10,7 @@ from datetime import date, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import attrs
 from attrs import field, frozen
@@ -32,6 +33,7 @@ __all__ = [
     "RunSettings",
     "load",
     "load_file",
+    "local_url",
     "missing_check_fields",
     "names_in_file",
 ]
@@ -142,7 +144,7 @@ class Config:
         return missing_fields(self.default_record, self.check_fields)
 
     def sealed_us(self, now_us: int) -> int:
-        """The instant up to which windows are sealed at `now_us`, both microseconds UTC: see `source_keeps`."""
+        """Windows that start before it are sealed at `now_us`, both microseconds UTC: see `source_keeps`."""
         return MIN_US if self.source_keeps is None else ago_us(now_us, self.source_keeps, self.policy.timezone)
 
     def instant_us(self, when: str | date) -> int:
@@ -178,8 +180,9 @@ def load(
 ) -> Config:
     """The configuration of a mapping: the keys of a file, or the flat form that names its sides in `default_record`.
 
-    `name` chooses one of several `[pipelines.NAME]`; without it the mapping's own key `name` does. In `folder`, else in
-    the working directory, lie the store and the stage of a mapping that names none.
+    `name` chooses one of several `[pipelines.NAME]`, `profile` one of `[profiles.NAME]`; without them the mapping's own
+    keys of these names do. In `folder`, else in the working directory, lie the store and the stage of a mapping that
+    names none.
     `plugins` are modules (or their names) beside those that `plugins = [...]` in the mapping names. Raises ConfigError
     with every problem, and PluginError where one of the plugins asked for cannot be loaded.
     """
@@ -208,6 +211,12 @@ def load_file(
         return load(mapping, profile=profile, plugins=plugins, name=name, folder=Path(path).resolve().parent)
     except ConfigError as error:
         raise ConfigError([f"{path}: {problem}" for problem in error.problems]) from None
+
+
+def local_url(key: str, folder: Path) -> str:
+    """Where the `store` or the `stage` of a configuration in `folder` lies by default, escaped as a URL."""
+    lies = folder / ".pipeline-core"
+    return f"sqlite:///{quote(str(lies / 'records.db'))}" if key == "store" else (lies / key).as_uri()
 
 
 def names_in_file(path: str | Path) -> list[str]:
@@ -246,10 +255,10 @@ def _toml(path: str | Path) -> dict[str, Any]:
 
 def missing_check_fields(mapping: Mapping[str, Any]) -> list[str]:
     """The `check_fields` that `default_record` lacks or holds as null. Loads no plugin. Raises ConfigError."""
-    from pipeline_core.config.overlays import chosen, merged, overlays  # noqa: PLC0415 - the plugin manager loads here
+    from pipeline_core.config import overlays  # noqa: PLC0415 - the plugin manager loads here
 
-    name = chosen(mapping, None)
-    mapping = merged(mapping, name, overlays(mapping, name, None))
+    name, profile = overlays.chosen(mapping, None), overlays.chosen_profile(mapping, None)
+    mapping = overlays.merged(mapping, name, overlays.overlays(mapping, name, profile))
     check_fields, default_record = mapping.get("check_fields", ()), mapping.get("default_record", {})
     problems = []
     if not isinstance(check_fields, list | tuple) or not all(isinstance(name, str) for name in check_fields):

@@ -16,10 +16,10 @@ from typing import Any, cast
 
 from attrs import define, field, frozen
 
-from pipeline_core.config import Config, instant_us
+from pipeline_core.config import Config, instant_us, local_url
 from pipeline_core.config.findings import Refused, kind, shown
 from pipeline_core.config.layout import EXCLUDE, POLICY_KEYS, SECTIONS, Layout
-from pipeline_core.config.overlays import chosen, merged, overlays
+from pipeline_core.config.overlays import chosen, chosen_profile, merged, overlays
 from pipeline_core.config.overlays import shown as shown_where
 from pipeline_core.config.references import Name, Place, names_in
 from pipeline_core.config.sections import Part, aliases_of
@@ -35,7 +35,6 @@ DEFAULTS = {
     "store": ("sql", "PIPELINE_CORE_STORE_URL", "records are kept in"),
     "stage": ("objects", "PIPELINE_CORE_STAGE_URL", "rows rest in"),
 }
-_LOCAL = ".pipeline-core"
 _WITH_REFERENCES = {*SECTIONS, "observers", "secrets"}
 
 
@@ -47,7 +46,7 @@ def load(
     folder: Path,
 ) -> Config:
     """See `pipeline_core.config.load`."""
-    name = chosen(mapping, name)
+    name, profile = chosen(mapping, name), chosen_profile(mapping, profile)
     over = overlays(mapping, name, profile)
     whole = merged(mapping, name, over)
     named = whole.get("plugins", ())
@@ -167,8 +166,7 @@ class _Loading:
         type_, variable, what = DEFAULTS[key]
         if os.environ.get(variable):
             return {"type": type_, "url": f"${{env:{variable}}}"}
-        lies = self.folder / _LOCAL
-        url = f"sqlite:///{lies / 'records.db'}" if key == "store" else (lies / key).as_uri()
+        url = local_url(key, self.folder)
         self.warnings.append(f"{key}: none is given, so {what} {url}; add [{key}], or set {variable}")
         return {"type": type_, "url": url}
 

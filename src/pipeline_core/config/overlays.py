@@ -37,13 +37,15 @@ def names(mapping: Mapping[str, Any]) -> list[str]:
     problems = []
     for name, table in pipelines.items():
         place = shown_path(("pipelines", name))
-        if not NAME.fullmatch(name):
+        if not isinstance(name, str) or not NAME.fullmatch(name):
             problems.append(f"{place}: expected a name of letters, digits, '_', '.' and '-'")
         if not isinstance(table, Mapping):
             problems.append(f"{place}: found {kind(table)}, expected a table")
             continue
         if "name" in table:
             problems.append(f"{place}.name: unknown key; the name of the table is that of the pipeline")
+        if "profile" in table:
+            problems.append(f"{place}.profile: unknown key; the top level chooses the profile")
         if "pipelines" in table:
             problems.append(f"{place}.pipelines: unknown key; pipelines do not nest")
     if problems:
@@ -71,6 +73,14 @@ def chosen(mapping: Mapping[str, Any], name: str | None) -> str | None:
     return str(wanted)
 
 
+def chosen_profile(mapping: Mapping[str, Any], profile: str | None) -> str | None:
+    """Which of the profiles is meant: `profile`, else the top level's `profile`, else none. Raises ConfigError."""
+    wanted = mapping.get("profile") if profile is None else profile
+    if wanted is not None and not isinstance(wanted, str):
+        raise ConfigError(f"profile: found {kind(wanted)}, expected the name of one of [profiles]")
+    return wanted
+
+
 def overlays(mapping: Mapping[str, Any], name: str | None, profile: str | None) -> list[Overlay]:
     """What lies on the top level, in order: the pipeline, the profile for all, the pipeline's own profile.
 
@@ -94,7 +104,7 @@ def _profiles(mapping: Mapping[str, Any], places: Iterable[Place], profile: str)
         listed = ", ".join(map(repr, known)) or "none is given; add [profiles.NAME]"
         raise ConfigError(f"profile: found {profile!r}, expected one of [profiles]: {listed}{_hint(profile, known)}")
     for each in found:
-        for key in ("profiles", "pipelines"):
+        for key in ("profile", "profiles", "pipelines"):
             if key in each.table:
                 raise ConfigError(
                     f"{shown_path((*each.place, key))}: unknown key; a profile changes one pipeline alone"

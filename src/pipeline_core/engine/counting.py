@@ -96,6 +96,9 @@ def _sure(side: str, connector: Connector, windows: Sequence[Window]) -> Sequenc
 
 def _at_once(source: Callable[[], T], target: Callable[[], T]) -> tuple[T, T]:
     with ThreadPoolExecutor(1, thread_name_prefix="count") as pool:
-        future = pool.submit(source)
+        try:
+            future = pool.submit(source)
+        except RuntimeError:  # this host has no thread left: one after the other, then
+            return source(), target()
         there = target()
         return future.result(), there

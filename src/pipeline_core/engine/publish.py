@@ -7,14 +7,26 @@ from logging import DEBUG
 from pipeline_core.contracts import Load
 from pipeline_core.engine.parts import Parts, blaming
 from pipeline_core.engine.shrinking import refuse_shrink
-from pipeline_core.errors import MismatchError, TransientError
+from pipeline_core.errors import ClaimLostError, MismatchError, TransientError
 from pipeline_core.log import timed
 
 
 def publish(parts: Parts, load: Load) -> None:
-    """Replaces the window's rows in one transaction of the target; what is retried is the whole transaction."""
+    """Replaces the window's rows in one transaction of the target; what is retried is the whole transaction.
+
+    Raises ClaimLostError where another worker has the window. Where the target alone says so it is a TransientError:
+    the next claim's fence is a later one.
+    """
     with timed() as watch:
-        parts.retried("publish", load.window, lambda: _transact_or_find_done(parts, load))
+        try:
+            parts.retried("publish", load.window, lambda: _transact_or_find_done(parts, load))
+        except ClaimLostError as refused:
+            parts.store.renew(load.claim, parts.config.run.lease_s)  # raises where the claim is lost indeed
+            raise TransientError(
+                f"{refused}; yet the store holds this claim, nobody has taken over: it was restored or made anew, and "
+                "its clock is behind the one that gave out that fence. A fence is a time in microseconds UTC: retry "
+                "the window once the store's clock is past it"
+            ) from refused
     parts.report.tell("published", load.window, rows=load.staged.rows, seconds=watch.seconds)
 
 

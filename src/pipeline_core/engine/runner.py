@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from logging import WARNING
 
@@ -17,7 +18,7 @@ from pipeline_core.contracts import ClaimRequest, RecordStore
 from pipeline_core.engine import counting, owner
 from pipeline_core.engine.auditing import clean_up
 from pipeline_core.engine.outage import GaveUpError, Outages
-from pipeline_core.engine.parts import Parts
+from pipeline_core.engine.parts import Parts, blaming
 from pipeline_core.engine.window import run_window
 from pipeline_core.errors import ClaimLostError, Interrupted, ShrinkError, SideError, TransientError
 from pipeline_core.log import timed
@@ -26,6 +27,7 @@ from pipeline_core.secrets import redact
 from pipeline_core.window import Window
 
 _MOST_DOUBLINGS = 64  # of a backoff, far behind any backoff_max_s: the power of more attempts would overflow
+_SCARCE = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
 _POLL_S = 0.5  # how long an idle worker sleeps at most, so that a stop or a freed window is soon seen
 
 
@@ -157,7 +159,12 @@ def attempt(parts: Parts, claim: Claim, outages: Outages) -> Tally:
     """
     window = claim.window
     parts.report.tell("claimed", window, fence=claim.fence, attempts=claim.record.attempts)
-    with heartbeat(parts, claim) as lost:
+    with ExitStack() as beating:
+        try:
+            lost = beating.enter_context(heartbeat(parts, claim))
+        except TransientError as unable:  # nothing was begun
+            settle(parts, claim, verdict_on(unable, claim, parts.config.run), outages)
+            raise
         mine = evolve(parts, stopping=lambda: outages.stop.is_set() or lost.is_set())
         with timed() as watch:
             verdict, error = _judged(mine, claim)
@@ -198,7 +205,7 @@ def verdict_on(error: Exception, claim: Claim, settings: RunSettings) -> Verdict
     asked_s = error.retry_after or 0.0 if isinstance(error, TransientError) else 0.0
     if isinstance(error, Interrupted) or of_a_side(error):
         return Verdict(Status.PENDING, reason, wait_s=asked_s)
-    if not isinstance(error, TransientError):
+    if not isinstance(error, TransientError) and not _of_this_host(error):
         evidence = {"shrank": dict(error.counts)} if isinstance(error, ShrinkError) else {}
         return Verdict(Status.QUARANTINED, reason, evidence=evidence, attempt=True)
     used = claim.record.attempts + 1
@@ -212,6 +219,11 @@ def verdict_on(error: Exception, claim: Claim, settings: RunSettings) -> Verdict
 def of_a_side(error: Exception) -> bool:
     """Whether no other window would fare better."""
     return isinstance(error, SideError) or (isinstance(error, TransientError) and error.side_down)
+
+
+def _of_this_host(error: Exception) -> bool:
+    """Whether the host had too little of something at that moment, whichever window it was."""
+    return isinstance(error, OSError) and error.errno in _SCARCE
 
 
 def _judged(parts: Parts, claim: Claim) -> tuple[Verdict, Exception | None]:
@@ -242,7 +254,10 @@ def _wait(parts: Parts, order: Order, dead: frozenset[str], stop: threading.Even
 
 @contextmanager
 def heartbeat(parts: Parts, claim: Claim) -> Iterator[threading.Event]:
-    """Renews the lease while the block runs; the event is set once another worker holds the window."""
+    """Renews the lease while the block runs; the event is set once another worker holds the window.
+
+    Raises TransientError, as of a side that is down, where this host has no thread for it.
+    """
     lost, over = threading.Event(), threading.Event()
     lease_s = parts.config.run.lease_s
 
@@ -257,9 +272,21 @@ def heartbeat(parts: Parts, claim: Claim) -> Iterator[threading.Event]:
                 parts.report.tell("renewal failed", claim.window, level=WARNING, error=str(error))
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-    thread.start()
+    with blaming("host"):
+        _start(thread)
     try:
         yield lost
     finally:
         over.set()
         thread.join()
+
+
+def _start(thread: threading.Thread) -> None:
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise TransientError(
+            f"this host: {error}; let it have more of them (ulimit -u, the pids limit of a container), or lower "
+            "run.workers",
+            side_down=True,
+        ) from error

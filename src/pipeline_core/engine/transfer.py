@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from logging import DEBUG, WARNING
@@ -13,7 +13,7 @@ from pipeline_core.contracts import Batch, Batches, DeferredTarget, ExtractReque
 from pipeline_core.engine.parts import Parts, blaming
 from pipeline_core.errors import MismatchError, PermanentError, SideError, TransientError
 from pipeline_core.log import timed
-from pipeline_core.record import Claim
+from pipeline_core.record import Claim, Status
 from pipeline_core.window import Window
 
 _POLL_S = 0.1  # how soon a request to stop ends a wait
@@ -197,9 +197,12 @@ def _reader(parts: Parts, window: Window, staged: Staged) -> Callable[[], Batche
 
 
 @blaming("stage")
-def sweep(parts: Parts, open_windows: Collection[Window]) -> None:
+def sweep(parts: Parts) -> None:
     """Removes staged files of windows that are no longer open: superseded ones, and what a late worker left behind."""
-    for key in parts.stage.keys(f"{parts.pipeline}/"):
+    # Listed before the records are read: what is staged after that is no business of ours, whatever is reopened.
+    keys = parts.stage.keys(f"{parts.pipeline}/")
+    open_windows = {record.window for record in parts.store.records(parts.pipeline, Status.PENDING, Status.RUNNING)}
+    for key in keys:
         found = _window_and_fence(key)
         if found is not None and found[0] not in open_windows:
             parts.stage.remove(key)

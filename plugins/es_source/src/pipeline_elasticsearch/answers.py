@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline_core import TransientError
+from pipeline_elasticsearch.faults import cut_off
 
 
 def checked(answer: Mapping[str, Any], place: str) -> Mapping[str, Any]:
     """The answer, if every shard of every cluster gave its part in time."""
     shards = answer["_shards"]
     if answer["timed_out"]:
-        raise TransientError(f"{place}: the search was cut off by timeout_s; raise it, or see why the server is slow")
+        raise cut_off(place)
     if shards["failed"] or shards["successful"] != shards["total"]:
         raise TransientError(
             f"{place}: {shards['successful']} of {shards['total']} shards answered; a part of them is no answer"

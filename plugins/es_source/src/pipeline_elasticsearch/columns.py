@@ -70,6 +70,15 @@ def columns(
             seen_in.setdefault(column.name, index)
     _check_apart(found, place)
     check_known(exclude, seen_in, timestamp_field, place)
+    if timestamp_field not in found:
+        raise SideError(
+            f"{place}: timestamp_field {timestamp_field!r} is in no _source: it is a multi-field or a runtime field; "
+            "name the field that it is made of, or set shape = 'document'"
+        )
+    if timestamp_field in lists:
+        raise SideError(
+            f"{place}: lists names the timestamp {timestamp_field!r}, of which every row has one; correct lists"
+        )
     unknown = sorted(name for name in lists - exclude if name not in found or found[name].as_json)
     if unknown:
         raise SideError(f"{place}: lists names {unknown}, which are no fields with values of their own; correct lists")

@@ -50,7 +50,7 @@ class ElasticsearchConnector(Source, Target):
     def __init__(self, settings: ElasticsearchSettings, client: Client) -> None:
         self._settings = settings
         self._client = client
-        self._catalog = Catalog(client, settings.index, settings.timestamp_field)
+        self._catalog = Catalog(client, settings.index, settings.timestamp_field, settings.scope)
         self._counting = Counting(client, settings.index, settings.timestamp_field, _conditions(settings))
         self._scratch: dict[tuple[str, Window], Scratch] = {}
 

@@ -57,7 +57,7 @@ class Counting:
             chunk = windows[first : first + _CHUNK]
             whole = Window.from_us(min(w.start_us for w in chunk), max(w.end_us for w in chunk))
             # The aggregation cuts date_nanos to milliseconds; a range query does not.
-            bucketed = not resolution.nanos and not _crowded(chunk, whole)
+            bucketed = resolution.aggregatable and not resolution.nanos and not _crowded(chunk, whole)
             counts += self._buckets(chunk, whole, resolution) if bucketed else self._searches(chunk, resolution)
         return counts
 

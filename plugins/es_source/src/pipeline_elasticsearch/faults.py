@@ -24,8 +24,12 @@ _REMEDIES = {
     406: "only Elasticsearch 8 and 9 are supported",
 }
 _HEALING_STATUS = {408, _THROTTLED, 502, 503, 504}
-_HEALING_TYPES = {"circuit_breaking_exception", "es_rejected_execution_exception", "search_context_missing_exception"}
+_HEALING_TYPES = {"circuit_breaking_exception", "es_rejected_execution_exception"}
 _SHOWN_CAUSES = 3
+
+
+class NoMemoryError(TransientError):
+    """The server has no memory for so much at once: the whole side is down, unless less can be asked."""
 
 
 @contextmanager
@@ -57,14 +61,23 @@ def refused(place: str, status: int, body: object, retry_after: str | None = Non
     if "search_context_missing_exception" in types:
         # Positions are valid inside one PIT only: going on in a new one would skip and repeat documents.
         return TransientError(f"{place}: the server lost its point in time; the window is read from its start: {text}")
+    if "search_timeout_exception" in types:
+        # 429 or 504, but no sign of a busy server: another window may well take less time.
+        return cut_off(place)
     if types & _HEALING_TYPES or status in _HEALING_STATUS:
-        return TransientError(f"{place}: status {status}: {text}", retry_after=_seconds(retry_after), side_down=True)
-    remedy = _REMEDIES.get(status)
+        kind = NoMemoryError if "circuit_breaking_exception" in types else TransientError
+        return kind(f"{place}: status {status}: {text}", retry_after=_seconds(retry_after), side_down=True)
+    remedy = "lift that block of the index" if "cluster_block_exception" in types else _REMEDIES.get(status)
     if remedy is not None:
         return SideError(f"{place}: status {status}: {text}; {remedy}")
     if status >= 500:
         return TransientError(f"{place}: status {status}: {text}", retry_after=_seconds(retry_after))
     return PermanentError(f"{place}: status {status}: {text}")
+
+
+def cut_off(place: str) -> TransientError:
+    """The error that stands for a search which the server gave up in time."""
+    return TransientError(f"{place}: the search was cut off by timeout_s; raise it, or see why the server is slow")
 
 
 def reasons(body: object) -> str:

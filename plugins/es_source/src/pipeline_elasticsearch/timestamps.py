@@ -35,10 +35,14 @@ _FORM = re.compile(
 
 @frozen
 class Resolution:
-    """How fine the timestamps are: `date` keeps milliseconds, `date_nanos` nanoseconds; a pattern may find both."""
+    """How fine the timestamps are: `date` keeps milliseconds, `date_nanos` nanoseconds; a pattern may find both.
+
+    `aggregatable`: whether the index keeps them by document too, so that an aggregation can read them.
+    """
 
     millis: bool
     nanos: bool
+    aggregatable: bool = True
 
     def bounds(self, window: Window) -> dict[str, Any]:
         """`start <= t < end` as the body of a range query, exact at microseconds."""

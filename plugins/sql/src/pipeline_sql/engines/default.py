@@ -306,6 +306,14 @@ class Engine:
         keys += [index["column_names"] for index in inspector.get_indexes(table.name, table.schema)]
         return keys
 
+    def followers(self, connection: sa.Connection, table: Table) -> Sequence[str]:
+        """The tables whose rows the database deletes or changes with those rows of the table that they refer to.
+
+        None where it does no such thing on these connections, or where nobody here knows how to ask.
+        """
+        del connection, table
+        return ()
+
     def equals(self, column: str, value: object) -> sa.ColumnElement[bool]:
         """That a column holds exactly a value of the configuration, whatever the column's collation takes for equal."""
         # Without a type, a driver sends text that fits any column: an enumeration, a UUID, a date.

@@ -111,6 +111,13 @@ FROM information_schema.statistics
 WHERE table_schema = :schema AND table_name = :table AND index_type = 'BTREE' AND ignored = 'NO'
 ORDER BY index_name, seq_in_index
 """
+_FOLLOWERS = """
+SELECT DISTINCT concat(constraint_schema, '.', table_name) AS name
+FROM information_schema.referential_constraints
+WHERE unique_constraint_schema = :schema AND referenced_table_name = :table
+  AND delete_rule IN ('CASCADE', 'SET NULL', 'SET DEFAULT')
+ORDER BY name
+"""
 _STORAGE = """
 SELECT engine
 FROM information_schema.tables
@@ -311,6 +318,10 @@ class MariaDbEngine(Engine):
     def _indexes(self, connection: sa.Connection, table: Table) -> list[Sequence[str | None]]:
         found = connection.execute(sa.text(_INDEXES), {"schema": table.schema, "table": table.name}).all()
         return [[column for _, column in keys] for _, keys in groupby(found, key=itemgetter(0))]
+
+    def followers(self, connection: sa.Connection, table: Table) -> Sequence[str]:
+        asked = {"schema": table.schema, "table": table.name}
+        return list(connection.execute(sa.text(_FOLLOWERS), asked).scalars())
 
     def equals(self, column: str, value: object) -> sa.ColumnElement[bool]:
         # Text is compared without regard to case, accents and spaces at its end, as most collations have it. The plain

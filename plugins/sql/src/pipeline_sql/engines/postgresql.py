@@ -118,6 +118,14 @@ WHERE n.nspname = :schema AND c.relname = :table AND k.place <= i.indnkeyatts
   AND m.amname = 'btree' AND i.indisvalid AND i.indpred IS NULL
 GROUP BY i.indexrelid
 """
+_FOLLOWERS = """
+SELECT DISTINCT f.conrelid::regclass::text AS name
+FROM pg_constraint f
+JOIN pg_class c ON c.oid = f.confrelid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = :schema AND c.relname = :table AND f.contype = 'f' AND f.confdeltype IN ('c', 'n', 'd')
+ORDER BY name
+"""
 
 
 class PostgresEngine(Engine):
@@ -298,6 +306,10 @@ class PostgresEngine(Engine):
     def _indexes(self, connection: sa.Connection, table: Table) -> list[Sequence[str | None]]:
         asked = {"schema": table.schema, "table": table.name}
         return list(connection.execute(sa.text(_INDEXES), asked).scalars())
+
+    def followers(self, connection: sa.Connection, table: Table) -> Sequence[str]:
+        asked = {"schema": table.schema, "table": table.name}
+        return list(connection.execute(sa.text(_FOLLOWERS), asked).scalars())
 
     def selected(self, column: Column) -> sa.ColumnElement[Any]:
         # The driver reads the arrays of the types it knows, and no enumeration is among them.
