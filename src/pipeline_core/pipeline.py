@@ -415,14 +415,17 @@ class Pipeline:
     def _reopen_late(self, parts: Parts, order: runner.Order) -> str:
         """Counts the young done windows again, and makes those pending that differ; why not, where that failed.
 
+        Young is what ended no longer than `recheck` before the end of what is stable: nothing later is done.
+
         A fault that concerns these counts alone does not keep the other windows from being done.
         """
-        now_us = self.store.now_us() if order.now_us is None else order.now_us
-        within = self._young(now_us, order.within)
-        if within is None:
+        if self.config.recheck is None:
             return ""
+        now_us = self.store.now_us() if order.now_us is None else order.now_us
+        policy = self.config.policy
+        since_us = ago_us(policy.stable_until_us(now_us), self.config.recheck, policy.timezone)
         try:
-            _, differing = auditing.recheck(parts, within, now_us)
+            _, differing = auditing.recheck(parts, order.within or Window.from_us(MIN_US, now_us), now_us, since_us)
         except Exception as error:
             if runner.of_a_side(error):
                 raise
@@ -431,15 +434,6 @@ class Pipeline:
         if differing:
             auditing.reopen(parts, [span for span, _ in differing])
         return ""
-
-    def _young(self, now_us: int, within: Window | None) -> Window | None:
-        """The span of what `recheck` asks to count again at each run; None where there is none."""
-        if self.config.recheck is None:
-            return None
-        first_us, last_us = ago_us(now_us, self.config.recheck, self.config.policy.timezone), now_us
-        if within is not None:
-            first_us, last_us = max(first_us, within.start_us), min(last_us, within.end_us)
-        return Window.from_us(first_us, last_us) if first_us < last_us else None
 
     def _survey(self, order: runner.Order, outages: Outages) -> runner.Tally:
         """What was done in bulk; where the counts in bulk fail, the workers count window by window."""

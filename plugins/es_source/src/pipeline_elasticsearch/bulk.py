@@ -13,6 +13,14 @@ Operation = tuple[dict[str, Any], object]
 _READ = "errors,items.*.status,items.*.error,items.*._id"
 
 
+class OvertakenError(ClaimLostError):
+    """A document that is there in a later version than that of the operation; `document` is its `_id`."""
+
+    def __init__(self, place: str, document: str) -> None:
+        self.document = document
+        super().__init__(f"{place}: document {document!r} was written under a later fence")
+
+
 def operation(verb: str, id_: str, fence: int) -> dict[str, Any]:
     """The first line of an operation: `index` or `delete`, of that document, unless a higher fence wrote it."""
     return {verb: {"_id": id_, "version": fence, "version_type": "external_gte"}}
@@ -21,7 +29,7 @@ def operation(verb: str, id_: str, fence: int) -> dict[str, Any]:
 def write(client: Client, index: str, operations: Sequence[Operation], *, refresh: bool = False) -> None:
     """Sends operations, each with its document (None for a deletion).
 
-    Raises ClaimLostError where a higher fence has written a document, TransientError where the server has too much to
+    Raises OvertakenError where a document has a later version, TransientError where the server has too much to
     do, and PermanentError for a document that it refuses. Some may have been written then: writing again is harmless.
     """
     lines = [line for operation in operations for line in operation if line is not None]
@@ -34,7 +42,7 @@ def write(client: Client, index: str, operations: Sequence[Operation], *, refres
         (verb,) = item
         result = item[verb]
         if result["status"] == 409:
-            raise ClaimLostError(f"{client.place}: document {result['_id']!r} was written under a later fence")
+            raise OvertakenError(client.place, result["_id"])
         if result["status"] == 400:
             raise PermanentError(
                 f"{client.place}: document {result['_id']!r} is refused: {reasons(result)}; correct the row or the "

@@ -41,7 +41,8 @@ def staged(load: Load) -> Generator[pa.RecordBatch, None, None]:
 class Documents:
     """How staged columns become documents. `as_json`: fields that take JSON text as what it says.
 
-    The `_id` is made of the fields in `key`; without one, of the whole row, and of how many equal ones came before it.
+    The `_id` is made of the scope, the timestamp and the fields in `key`; without one, of the whole row, and of how
+    many equal ones came before it. So it is never that of a row in another window or scope.
     """
 
     place: str
@@ -65,10 +66,11 @@ class Documents:
         for row in zip(*columns, strict=True):
             document = dict(zip(ordered, row, strict=True))
             if whole:
-                yield str(document["_id"]), msgspec.Raw(document["_source"].encode())
+                yield self._once(self._own(document)), msgspec.Raw(self._one_line(document))
             else:
                 source = msgspec.json.encode(document)
-                yield self._key(document) if self.key else self._content(source), msgspec.Raw(source)
+                id_ = self._once(self._key(document)) if self.key else self._content(source)
+                yield id_, msgspec.Raw(source)
 
     def names(self, schema: pa.Schema) -> list[str]:
         """The field of each staged column. Raises PermanentError where one has no place, SideError where a field that
@@ -136,10 +138,40 @@ class Documents:
         values = [document[name] for name in self.key]
         if None in values:
             raise PermanentError(f"{self.place}: a staged row has no {self.key[values.index(None)]!r}, which key names")
-        text = msgspec.json.encode(values).decode()
+        # Two rows of one key in two windows, or in two scopes, are two documents: neither takes the other's place.
+        whose = [dict(sorted(self.scope.items()))] if self.scope else []
+        text = msgspec.json.encode([*whose, document[self.timestamp_field], *values]).decode()
         if len(text.encode()) > _LONGEST_ID:
             raise PermanentError(f"{self.place}: a key is longer than the {_LONGEST_ID} bytes that an _id may have")
         return text
+
+    def _once(self, id_: str) -> str:
+        digest = blake2b(id_.encode(), digest_size=16).digest()
+        if digest in self._seen:
+            told = "_id" if self.known is None else f"{self.timestamp_field} and the key {', '.join(self.key)}"
+            raise PermanentError(
+                f"{self.place}: found two staged rows that would both be document {id_!r}, expected {told} to tell the "
+                f"rows of window {self.window} apart; name more fields under key, or correct the source"
+            )
+        self._seen[digest] += 1
+        return id_
+
+    def _own(self, document: Mapping[str, Any]) -> str:
+        if document["_id"] is None:
+            raise PermanentError(f"{self.place}: a staged row has no '_id'; leave it out at the source")
+        return str(document["_id"])
+
+    def _one_line(self, document: Mapping[str, Any]) -> bytes:
+        """The staged `_source`, without line breaks: in a request that writes many documents, each is a line."""
+        found = document["_source"]
+        try:
+            source: bytes = found.encode()
+            return msgspec.json.format(source, indent=-1) if b"\n" in source else source
+        except (AttributeError, msgspec.DecodeError):
+            raise PermanentError(
+                f"{self.place}, document {document['_id']!r}: found the staged _source of type "
+                f"{type(found).__name__} that is no JSON text; correct the row, or leave it out at the source"
+            ) from None
 
     def _content(self, source: bytes) -> str:
         digest = blake2b(source, digest_size=16).digest()
