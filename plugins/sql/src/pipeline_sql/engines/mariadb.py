@@ -161,7 +161,7 @@ class MariaDbEngine(Engine):
                 f"net_write_timeout = {_SLOW_READER_S}, default_storage_engine = InnoDB"
             ),
         }
-        engine = sa.create_engine(
+        made = sa.create_engine(
             self.url,
             hide_parameters=True,
             # Each statement sees what was committed before it: a lock is of use only to what is read after it.
@@ -170,6 +170,7 @@ class MariaDbEngine(Engine):
             connect_args=known | more.pop("connect_args", {}),
             **more,
         )
+        engine = self._connecting(made)
 
         @event.listens_for(engine, "connect")
         def on_connect(connection: Any, record: Any) -> None:
