@@ -113,7 +113,8 @@ def test_types_of_an_existing_table(database: Database, load: MakeLoad, publish:
     )
     database.run(
         "CREATE TYPE mood AS ENUM ('sad', 'o''k')",
-        "CREATE DOMAIN posint AS int CHECK (value > 0)",
+        "CREATE DOMAIN wholes AS numeric(9) CHECK (value > 0)",
+        "CREATE DOMAIN posint AS wholes CHECK (value < 100)",
         f"CREATE TABLE source {ddl}",
         f"CREATE TABLE target {ddl}",
         """INSERT INTO source VALUES ('2013-03-10 01:00Z', '{"a":  1, "a": 2}', '{"k": [1.50, null]}',

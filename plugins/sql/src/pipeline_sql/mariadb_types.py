@@ -57,8 +57,7 @@ _PLAIN: Final[dict[str, pa.DataType]] = {
 _WIDEST, _FINEST_SCALE = 65, 38  # digits of a decimal, all of them and those behind the point
 _FINEST = 6  # digits of a second's fraction
 _HOLDS: Final[dict[str, Literal["numbers", "local times", "instants"]]] = {
-    "int": "numbers",
-    "bigint": "numbers",
+    **dict.fromkeys(("int", "int unsigned", "bigint", "bigint unsigned"), "numbers"),
     "datetime": "local times",
     "timestamp": "instants",
 }

@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Final, Literal, Protocol
 from zoneinfo import ZoneInfo
@@ -325,6 +326,8 @@ def truncated(instants: pa.Array) -> pa.Array:
 
 def described(value: object) -> str:
     """A stored value in a message: its type and form, never its content."""
+    if isinstance(value, Decimal) and not value.is_finite():
+        return str(value)
     names = {type(None): "NULL", int: "an INTEGER", float: "a REAL", bytes: "a BLOB"}
     return (
         f"text of the form {shape(value)!r}" if isinstance(value, str) else names.get(type(value), type(value).__name__)

@@ -89,20 +89,24 @@ SELECT c.oid,
 FROM pg_class c
 WHERE c.oid = to_regclass(:name)
 """
-# A domain counts as the type below it, an array as its elements.
+# A domain counts as the type below it, which may be one too, an array as its elements.
 _COLUMNS = """
+WITH RECURSIVE below (attnum, type, modifier) AS (
+    SELECT attnum, atttypid, atttypmod FROM pg_attribute WHERE attrelid = :id AND attnum > 0 AND NOT attisdropped
+    UNION ALL
+    SELECT attnum, t.typbasetype, t.typtypmod FROM below JOIN pg_type t ON t.oid = type WHERE t.typtype = 'd'
+)
 SELECT a.attname AS name,
        format_type(a.atttypid, a.atttypmod) AS declared,
        a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AS required,
        a.attgenerated <> '' OR a.attidentity = 'a' AS generated,
        CASE WHEN e.typtype = 'e' THEN 'enum' ELSE e.typname END AS type,
        b.typcategory = 'A' AND b.typelem <> 0 AS is_array,
-       CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END AS modifier
-FROM pg_attribute a
-JOIN pg_type t ON t.oid = a.atttypid
-JOIN pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
+       below.modifier
+FROM below
+JOIN pg_attribute a ON a.attrelid = :id AND a.attnum = below.attnum
+JOIN pg_type b ON b.oid = below.type AND b.typtype <> 'd'
 JOIN pg_type e ON e.oid = CASE WHEN b.typcategory = 'A' AND b.typelem <> 0 THEN b.typelem ELSE b.oid END
-WHERE a.attrelid = :id AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum
 """
 _INDEXES = """
@@ -302,6 +306,10 @@ class PostgresEngine(Engine):
             for each in connection.execute(sa.text(_COLUMNS), {"id": found.id})
         )
         return Table(found.schema, found.name, columns, found.kind in ("v", "m"))
+
+    def has_index(self, connection: sa.Connection, schema: str | None, name: str) -> bool:
+        found = sa.text("SELECT to_regclass(:name) IS NOT NULL")
+        return bool(connection.execute(found, {"name": _quoted(schema, name)}).scalar_one())
 
     def _indexes(self, connection: sa.Connection, table: Table) -> list[Sequence[str | None]]:
         asked = {"schema": table.schema, "table": table.name}
