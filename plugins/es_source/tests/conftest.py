@@ -87,16 +87,27 @@ def documented_role(heading: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="session", params=[one_a_version(SECURED)])
 def secured(request: pytest.FixtureRequest, start_elasticsearch: Start) -> Iterator[Any]:
-    """A server with TLS by a CA of its own. `reader` and `writer` have the documented roles for `flights`."""
+    """A server with TLS by a CA of its own. `reader` and `writer` have the documented roles for `flights`.
+
+    `looker` may do all that `writer` may, but not write to `flights-copy`; `halfway` not to the ledger.
+    """
+    writes = documented_role("A target needs")
+    (whole,) = writes["indices"]
+    fewer = {**whole, "privileges": [each for each in whole["privileges"] if each != "write"]}
+    copy, ledger = whole["names"]
     roles = {
         "reads": documented_role("A source needs"),
-        "writes": documented_role("A target needs"),
+        "writes": writes,
+        "looks": {**writes, "indices": [fewer, {**whole, "names": [ledger]}]},
+        "half": {**writes, "indices": [fewer, {**whole, "names": [copy]}]},
         "elsewhere": {"cluster": [], "indices": [{"names": ["weather"], "privileges": ["read"]}]},
     }
     users = {
         "admin": ("admin-geheim", "superuser"),
         "reader": ("reader-geheim", "reads"),
         "writer": ("writer-geheim", "writes"),
+        "looker": ("looker-geheim", "looks"),
+        "halfway": ("halfway-geheim", "half"),
         "stranger": ("stranger-geheim", "elsewhere"),
     }
     with start_elasticsearch(request.param, users=users, roles=roles) as server:

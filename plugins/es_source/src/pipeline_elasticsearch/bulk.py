@@ -37,7 +37,7 @@ def check_writable(client: Client, index: str) -> None:
     answer = client.ask_for(dict[str, Any], "POST", path(index, "_bulk"), {"filter_path": _READ}, lines)
     result = answer["items"][0]["delete"]
     if result["status"] not in (_MISSING, _CONFLICT):
-        raise refused(f"{client.place}, index {index!r}", result["status"], result)
+        raise refused(f"{client.place}, to write to {index!r}", result["status"], result)
 
 
 def write(client: Client, index: str, operations: Sequence[Operation], *, refresh: bool = False) -> None:
