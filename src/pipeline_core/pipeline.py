@@ -26,7 +26,7 @@ from pipeline_core.engine.outage import GaveUpError, Outages
 from pipeline_core.engine.parts import Parts, never
 from pipeline_core.errors import ConfigError, Interrupted, PipelineError, TimeError
 from pipeline_core.ledger import Adoption
-from pipeline_core.log import Reporter, timed
+from pipeline_core.log import Reporter, opened, timed
 from pipeline_core.record import Asked, Change, Hand, Pruning, Span, Status
 from pipeline_core.reports import (
     AdoptionReport,
@@ -319,8 +319,12 @@ class Pipeline:
         The store's clock is read once, when the store is opened: an event costs no query, and can tell that the store
         is away. Before that it is this host's.
         """
-        observers = [self._open.enter_context(part.open(self._context)) for part in self.config.observers]
-        return Reporter(self.config.pipeline, lambda: _host_us() + self._ahead_us, [*observers, *self._observers])
+        observers = list(self._observers)
+        for part in self.config.observers:
+            observer = self._open.enter_context(opened(part.path, part.open(self._context)))
+            if observer is not None:
+                observers.append(observer)
+        return Reporter(self.config.pipeline, lambda: _host_us() + self._ahead_us, observers)
 
     @contextmanager
     def parts(self, stopping: Callable[[], bool] = never) -> Iterator[Parts]:
