@@ -23,7 +23,7 @@ from pipeline_core.config.sections import Part
 from pipeline_core.contracts import Batch, Can, Context, Observer, RecordStore
 from pipeline_core.engine import auditing, counting, hands, moving, planning, runner, survey, transfer
 from pipeline_core.engine.outage import GaveUpError, Outages
-from pipeline_core.engine.parts import Parts, never
+from pipeline_core.engine.parts import Parts, blaming, never
 from pipeline_core.errors import ConfigError, Interrupted, PipelineError, TimeError
 from pipeline_core.ledger import Adoption
 from pipeline_core.log import Reporter, opened, timed
@@ -148,6 +148,7 @@ class Pipeline:
         """
         self.require(Can.EXTRACT, Can.LOAD)
         outages = Outages.watch(self.config, self.report, threading.Event())
+        outages.store.outlast(lambda: self.store)
         within = outages.store.outlast(lambda: self.within(start, end))
         order = runner.Order(within, limit, self.instant_us(now))
         with timed() as watch:
@@ -346,6 +347,8 @@ class Pipeline:
     def _plan(self, parts: Parts, now_us: int | None, *, within: Window | None = None, dry_run: bool) -> Change:
         config = self.config
         now_us = self.store.now_us() if now_us is None else now_us
+        with blaming("target"):
+            target_zone = parts.target.naive_timezone
         request = planning.Request(
             pipeline=config.pipeline,
             policy=config.policy,
@@ -354,7 +357,7 @@ class Pipeline:
             made_name=None if config.named else config.name,
             begin_us=config.begin_us,
             end_us=config.end_us,
-            target_zone=parts.target.naive_timezone,
+            target_zone=target_zone,
             sealed_us=config.sealed_us(now_us),
             default_record=config.default_record,
             check_fields=config.check_fields,
@@ -411,7 +414,7 @@ class Pipeline:
 
     def _begin(self, order: runner.Order) -> tuple[int, runner.Tally]:
         """Plans, reopens what came late, and counts the source's rows that fall into no window."""
-        with self.parts() as parts:
+        with self.parts() as parts, blaming("store"):  # the rest is known as somebody's further in
             self._plan(parts, order.now_us, dry_run=False)
             undone = self._reopen_late(parts, order)
             return counting.excluded(parts), runner.Tally(undone=undone)
@@ -448,7 +451,7 @@ class Pipeline:
     def _survey(self, order: runner.Order, outages: Outages) -> runner.Tally:
         """What was done in bulk; where the counts in bulk fail, the workers count window by window."""
         try:
-            with self.parts(outages.stop.is_set) as parts:
+            with self.parts(outages.stop.is_set) as parts, blaming("store"):
                 return survey.survey(parts, order, outages)
         except Exception as error:
             if runner.of_a_side(error) or isinstance(error, Interrupted | GaveUpError):
