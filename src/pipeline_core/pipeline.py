@@ -144,7 +144,8 @@ class Pipeline:
         """Plans, then works until no window is ready, with `workers` threads or on any `executor`.
 
         `start`, `end`: only windows that start there. `limit`: so many windows at most (not across an executor). On an
-        interrupt every worker brings its window back to pending before the exception goes on.
+        interrupt every thread brings its window back to pending before the exception goes on. On an executor workers
+        that have not begun are cancelled then; those that have go on by themselves, until no window is ready.
         """
         self.require(Can.EXTRACT, Can.LOAD)
         outages = Outages.watch(self.config, self.report, threading.Event())
@@ -473,7 +474,12 @@ class Pipeline:
             raise ValueError("limit: workers on an executor cannot share it; leave out the limit or the executor")
         config = self.config
         futures = [executor.submit(_work_elsewhere, config.mapping, config.profile, order) for _ in range(count)]
-        return _gather(futures)
+        try:
+            return _gather(futures)
+        except BaseException:
+            for future in futures:
+                future.cancel()  # which leaves alone what has begun: nothing reaches it there
+            raise
 
     def _examine(self, name: str) -> list[Finding]:
         try:
