@@ -413,41 +413,42 @@ class Pipeline:
     def _spans(self) -> Sequence[Span]:
         return self.store.spans(self.config.pipeline)
 
-    def _begin(self, order: runner.Order) -> tuple[int, runner.Tally]:
-        """Plans, reopens what came late, and counts the source's rows that fall into no window."""
+    def _begin(self, order: runner.Order) -> tuple[int | None, runner.Tally]:
+        """Plans, reopens what came late, and counts the source's rows that fall into no window; None: not known."""
         with self.parts() as parts, blaming("store"):  # the rest is known as somebody's further in
             self._plan(parts, order.now_us, dry_run=False)
-            undone = self._reopen_late(parts, order)
-            return counting.excluded(parts), runner.Tally(undone=undone)
+            _, not_rechecked = self._aside("recheck", lambda: self._reopen_late(parts, order))
+            excluded, not_counted = self._aside("excluded", lambda: counting.excluded(parts))
+            undone = "; ".join(filter(None, (not_rechecked, not_counted)))
+            return excluded, runner.Tally(undone=undone)
 
-    def _reopen_late(self, parts: Parts, order: runner.Order) -> str:
-        """Counts the young done windows again, and makes those pending that differ; why not, where that failed.
+    def _aside(self, what: str, count: Callable[[], T]) -> tuple[T | None, str]:
+        """What was counted beside the windows; where that failed, nothing and why.
 
-        A fault that concerns these counts alone does not keep the other windows from being done.
+        A fault that concerns these counts alone does not keep the windows from being done.
         """
-        now_us = self.store.now_us() if order.now_us is None else order.now_us
-        within = self._young(now_us, order.within)
-        if within is None:
-            return ""
         try:
-            _, differing = auditing.recheck(parts, within, now_us)
+            return count(), ""
         except Exception as error:
             if runner.of_a_side(error):
                 raise
-            self.report.tell("not rechecked", level=WARNING, error=f"{type(error).__name__}: {error}")
-            return redact(f"recheck: {type(error).__name__}: {error}")
+            told = f"{type(error).__name__}: {error}"
+            self.report.tell("not counted", level=WARNING, of=what, error=told)
+            return None, redact(f"{what}: {told}")
+
+    def _reopen_late(self, parts: Parts, order: runner.Order) -> None:
+        """Counts the young done windows again, and makes those pending that differ.
+
+        Young is what ended no longer than `recheck` before the end of what is stable: nothing later is done.
+        """
+        if self.config.recheck is None:
+            return
+        now_us = self.store.now_us() if order.now_us is None else order.now_us
+        policy = self.config.policy
+        since_us = ago_us(policy.stable_until_us(now_us), self.config.recheck, policy.timezone)
+        _, differing = auditing.recheck(parts, order.within or Window.from_us(MIN_US, now_us), now_us, since_us)
         if differing:
             auditing.reopen(parts, [span for span, _ in differing])
-        return ""
-
-    def _young(self, now_us: int, within: Window | None) -> Window | None:
-        """The span of what `recheck` asks to count again at each run; None where there is none."""
-        if self.config.recheck is None:
-            return None
-        first_us, last_us = ago_us(now_us, self.config.recheck, self.config.policy.timezone), now_us
-        if within is not None:
-            first_us, last_us = max(first_us, within.start_us), min(last_us, within.end_us)
-        return Window.from_us(first_us, last_us) if first_us < last_us else None
 
     def _survey(self, order: runner.Order, outages: Outages) -> runner.Tally:
         """What was done in bulk; where the counts in bulk fail, the workers count window by window."""

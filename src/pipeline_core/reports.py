@@ -30,13 +30,13 @@ class Exit(IntEnum):
 class RunReport:
     """One run: how many windows ended which way, rows moved, what is quarantined now, and what was left undone.
 
-    `excluded` rows of the source fall into no window, since their timestamp is null or none.
+    `excluded` rows of the source fall into no window, since their timestamp is null or none; None: their count failed.
     """
 
     pipeline: str
     windows: Mapping[str, int]
     rows: int
-    excluded: int
+    excluded: int | None
     quarantined: int
     undone: str
     seconds: float
@@ -269,7 +269,7 @@ def _skipped(store: RecordStore, pipeline: str, spans: Sequence[Span]) -> list[R
 
 
 def _failing(store: RecordStore, pipeline: str, spans: Sequence[Span]) -> list[Record]:
-    tried = [span for span in spans if span.status is Status.PENDING and span.fence]  # claimed before
+    tried = [span for span in spans if span.status is Status.PENDING and (span.fence or span.attempts)]
     if not tried:
         return []
     within = Window.from_us(tried[0].start_us, tried[-1].end_us)

@@ -52,6 +52,16 @@ def test_each_run_first_counts_young_windows_again(any_world: Any, calls: Counte
     world.assert_whole()
 
 
+@pytest.mark.parametrize(("x_time_back", "late", "older"), [("0s", 7 * 60 + 5, 3 * 60 + 5), ("4h", 3 * 60 + 5, 5)])
+def test_a_recheck_reaches_back_from_what_is_stable(world: Any, x_time_back: str, late: int, older: int) -> None:
+    """The window that holds the instant so far back is counted too, and no older one, however late they get stable."""
+    young = {"granularity": "4h", "x_time_back": x_time_back, "recheck": "1h"}
+    world.run(**young)
+    world.insert([late, older], first_id=50_000)
+    assert world.run(**young)["windows"] == {"loaded": 1}
+    assert world.query("target", "select id from events where id >= 50000") == [(50_000,)]
+
+
 def test_a_recheck_never_shrinks_a_window(any_world: Any) -> None:
     """A young window whose source was purged is reopened, and then quarantined instead of emptied."""
     world = any_world

@@ -8,7 +8,19 @@ from types import ModuleType
 
 import pytest
 
-from pipeline_core import Claim, ConfigError, Event, Pipeline, Provider, SideError, Status, hookimpl
+from pipeline_core import (
+    Claim,
+    ConfigError,
+    Event,
+    PermanentError,
+    Pipeline,
+    Provider,
+    SideError,
+    Status,
+    TransientError,
+    hookimpl,
+    tasks,
+)
 from pipeline_sql.connector import SqlConnector
 from pipeline_sql.settings import SqlSettings
 
@@ -215,6 +227,32 @@ def test_rows_without_a_timestamp_are_counted_and_told(world) -> None:
     report = world.run(source=world.config()["source"] | {"table": "bare"})
     assert report["excluded"] == 2
     assert report["rows"] == len(world.rows("source"))
+
+
+def test_a_window_that_inherits_attempts_is_failing_too(world) -> None:
+    """The status shows what a new cut has made of a window that failed, before anybody has claimed it."""
+    tasks.release_record(world.config(), tasks.store_new_and_pass_valid_record(world.config(), now=NOW)["record"])
+    with world.pipeline(granularity="1h") as pipeline:
+        pipeline.plan(now=NOW)
+        assert [record.attempts for record in pipeline.status().failing] == [1, 1]
+
+
+@pytest.mark.parametrize("error", [TransientError("query timed out"), PermanentError("too expensive a query")])
+def test_rows_without_a_timestamp_that_cannot_be_counted_keep_no_window_back(
+    world, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many there are is then unknown, not none, and named as left undone; what a whole side refuses is raised."""
+
+    def excluded(connector: SqlConnector) -> int:
+        raise error
+
+    monkeypatch.setattr(SqlConnector, "excluded", excluded)
+    report = world.run(retry={"retries": 1, "wait_s": 0.01})
+    assert (report["windows"], report["excluded"], report["exit_code"]) == ({"loaded": 6}, None, 3)
+    assert report["undone"].startswith(f"excluded: {type(error).__name__}: {error}")
+    error = SideError("no right to read")
+    with pytest.raises(SideError):
+        world.run()
 
 
 def test_a_side_that_only_counts_cannot_be_moved(world) -> None:

@@ -271,12 +271,20 @@ def test_sealed_windows_stay_as_they_are(any_world: Any) -> None:
     with world.pipeline(source_keeps="5h", columns={"exclude": ["note"]}) as pipeline:
         change = pipeline.plan(now=NOW, dry_run=True)
         assert [removal.start_us for removal in change.remove] == [
-            record.window.start_us for record in pipeline.store.records("events") if record.window.end.hour > 11
+            record.window.start_us for record in pipeline.store.records("events") if record.window.start.hour >= 11
         ]
     with world.pipeline(source_keeps="30d") as pipeline:
         assert pipeline.check(reopen=True).checked == 0
     with world.pipeline(source_keeps="90y") as pipeline:
         assert len(pipeline.check().differences) == 1
+
+
+def test_the_window_across_the_limit_is_sealed(any_world: Any) -> None:
+    """Its first rows are gone at the source, as they are to be: no recheck reopens it, to end in quarantine."""
+    world = any_world
+    world.run()
+    purge(world, "ts < '2013-03-10 11:00:00'")  # five hours before now, inside the window from 10 to 12
+    assert world.run(source_keeps="5h", recheck="12h")["windows"] == {}
 
 
 def test_sealed_windows_from_the_command_line(any_shell: Shell) -> None:

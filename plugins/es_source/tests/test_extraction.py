@@ -204,6 +204,45 @@ def test_many_pages_and_slices(cluster: Any, slices: int) -> None:
         assert cluster.open_points_in_time() == before
 
 
+def test_pages_of_large_documents_are_small(cluster: Any) -> None:
+    """A server has to hold an answer in memory, however many documents it is of."""
+    text = "lorem ipsum " * 8_500  # 102 kB
+    index = cluster.index({**DATE, "text": {"type": "keyword", "index": False, "doc_values": False}})
+    for _ in range(3):
+        cluster.put(index, *({"at": NOON, "text": text} for _ in range(100)))
+    with cluster.side(index, slices=1) as side, closing(side.extract(ExtractRequest(DAY))) as batches:
+        found = [(len(batch), batch.nbytes) for batch in batches]
+    assert sum(rows for rows, _ in found) == 300
+    assert max(size for _, size in found) < 20_000_000
+
+
+def test_a_page_too_many_for_the_server_is_asked_smaller(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where small documents are followed by large ones, those before them were no guide."""
+    from pipeline_elasticsearch.client import Client
+    from pipeline_elasticsearch.faults import refused
+
+    error = {"type": "circuit_breaking_exception", "reason": "[parent] Data too large"}
+    sizes, ask = [], Client.ask
+
+    def short_of_memory(self: Client, method: str, path: str, parameters: Any = None, body: Any = None) -> bytes:
+        if body is not None and "size" in body:
+            sizes.append(body["size"])
+            if body["size"] > most:
+                raise refused(self.place, 429, {"error": error})
+        return ask(self, method, path, parameters, body)
+
+    index = cluster.index(DATE, *({"at": NOON} for _ in range(250)))
+    monkeypatch.setattr(Client, "ask", short_of_memory)
+    with cluster.side(index, slices=1) as side:
+        most = 100
+        assert len(extracted(side)) == 250
+        assert sizes == [100, 10_000, 100, 10_000, 100]
+        most = 99
+        with pytest.raises(TransientError, match="Data too large") as caught:
+            extracted(side)
+    assert caught.value.side_down
+
+
 def test_a_value_that_fits_no_way_ends_the_extraction(cluster: Any) -> None:
     """And leaves nothing open."""
     index = cluster.index({**DATE, "n": {"type": "long", "ignore_malformed": True}}, {"at": NOON, "n": "many"})

@@ -108,6 +108,7 @@ KEPT = {
     "clock": ("time", pa.time64("us"), time(23, 59, 59, 999_999)),
     "local": ("timestamp", pa.timestamp("us"), datetime(2013, 3, 10, 2, 30)),
 }
+INSTANT = pa.timestamp("us", "UTC")
 WINDOW = Window(datetime(2013, 3, 10, 7, tzinfo=UTC), datetime(2013, 3, 10, 8, tzinfo=UTC))
 
 
@@ -174,16 +175,31 @@ def test_types_that_are_refused(unknown: str, declared: str) -> None:
         ("price", pa.array([Decimal("1.105")])),
         ("local", pa.array([datetime(2013, 3, 10, tzinfo=UTC)], pa.timestamp("us", "UTC"))),
         ("fixed", pa.array(["ab"])),
+        ("milli", pa.array([datetime(2013, 3, 10, 0, 0, 0, 1)], pa.timestamp("us"))),
+        ("whole", pa.array([time(0, 0, 0, 500_000)])),
     ],
 )
 def test_values_that_the_column_may_change_are_refused(
     unknown: str, column: str, value: pa.Array, load: Callable[..., Load]
 ) -> None:
     """By the column's name, before anything is published."""
-    execute(unknown, "ALTER TABLE t ADD COLUMN fixed char(3)")
+    columns = ("fixed char(3)", "milli timestamp(3)", "whole time(0)")
+    execute(unknown, *(f"ALTER TABLE t ADD COLUMN {each}" for each in columns))
     rows = pa.table({"at": pa.array([WINDOW.start], pa.timestamp("us", "UTC")), column: value})
     with opened(unknown) as side, pytest.raises(PermanentError, match=f"column '{column}'"):
         side.upload(load(WINDOW, rows))
+
+
+@pytest.mark.parametrize(("declared", "zone"), [("timestamptz(1)", None), ("timestamp(1)", "America/New_York")])
+def test_a_coarse_timestamp_column_takes_what_it_keeps(
+    unknown: str, declared: str, zone: str | None, load: Callable[..., Load]
+) -> None:
+    """A finer instant is refused by the column's name: two could become one, and one leave its window."""
+    execute(unknown, f"CREATE TABLE coarse (at {declared})")
+    with opened(unknown, "coarse", timestamp_timezone=zone) as side:
+        side.upload(load(WINDOW, pa.table({"at": pa.array([WINDOW.start_us + 100_000], INSTANT)})))
+        with pytest.raises(PermanentError, match="column 'at': found a fraction of a second of more than 1 digits"):
+            side.upload(load(WINDOW, pa.table({"at": pa.array([WINDOW.start_us + 60_000], INSTANT)})))
 
 
 def test_a_time_without_a_zone_wants_one_and_a_time_with_one_none(unknown: str) -> None:

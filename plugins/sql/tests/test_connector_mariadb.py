@@ -89,6 +89,27 @@ def test_a_column_that_moves_rows_out_of_their_window_is_noticed(
         assert publish(target, given) == 0
 
 
+@pytest.mark.parametrize("declared", ["int unsigned", "bigint unsigned"])
+def test_numbers_without_a_sign_are_timestamps_too(
+    database: Database, load: MakeLoad, publish: Publish, declared: str
+) -> None:
+    """Written, counted alone and together, with an index and without, and read; before 1970 there is none."""
+    database.run(f"CREATE TABLE t (at {declared})")
+    before = Window(datetime(1969, 1, 1, tzinfo=UTC), datetime(1969, 1, 2, tzinfo=UTC))
+    with database.side("t", timestamp_unit="s") as side:
+        staged = rows([0, 1, 23.5])
+        given = load(DAY, staged)
+        side.upload(given)
+        assert publish(side, given) == 3
+        assert extracted(side).sort_by("at").to_pylist() == staged.to_pylist()
+        for statement in ("DO 0", "CREATE INDEX by_time ON t (at)"):
+            database.run(statement)
+            assert list(side.count_many([before, DAY, Window(DAY.start, DAY.start + timedelta(hours=1))])) == [0, 3, 1]
+            assert side.excluded() == 0
+        with pytest.raises(PermanentError, match="Out of range value for column 'at'"):
+            side.upload(load(before, pa.table({"at": pa.array([before.start], INSTANT)})))
+
+
 # --- types ------------------------------------------------------------------------------------------------------------
 
 

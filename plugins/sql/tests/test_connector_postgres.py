@@ -90,6 +90,21 @@ def test_lists_and_infinities(database: Database, load: MakeLoad, publish: Publi
         assert extracted(target).sort_by("at").to_pylist() == staged.to_pylist()
 
 
+def test_rows_that_refer_to_a_target_outlive_its_windows(database: Database, load: MakeLoad, publish: Publish) -> None:
+    """Where the reference is checked at the commit: the row it means is back by then."""
+    database.run(
+        "CREATE TABLE t (id int PRIMARY KEY, at timestamptz)",
+        "CREATE TABLE notes (id int REFERENCES t DEFERRABLE INITIALLY DEFERRED)",
+    )
+    with database.side("t") as target:
+        for ids in ([1], [1, 2]):
+            given = load(DAY, rows([1] * len(ids), id=pa.array(ids)))
+            target.upload(given)
+            assert publish(target, given) == len(ids)
+            database.run("INSERT INTO notes VALUES (1)")
+    assert database.run("SELECT count(*) FROM notes") == [(2,)]
+
+
 def test_types_of_an_existing_table(database: Database, load: MakeLoad, publish: Publish) -> None:
     """json as it was written, jsonb, uuid, enum, char, domains, arrays: read, and written into a table like it."""
     ddl = (
@@ -98,7 +113,8 @@ def test_types_of_an_existing_table(database: Database, load: MakeLoad, publish:
     )
     database.run(
         "CREATE TYPE mood AS ENUM ('sad', 'o''k')",
-        "CREATE DOMAIN posint AS int CHECK (value > 0)",
+        "CREATE DOMAIN wholes AS numeric(9) CHECK (value > 0)",
+        "CREATE DOMAIN posint AS wholes CHECK (value < 100)",
         f"CREATE TABLE source {ddl}",
         f"CREATE TABLE target {ddl}",
         """INSERT INTO source VALUES ('2013-03-10 01:00Z', '{"a":  1, "a": 2}', '{"k": [1.50, null]}',

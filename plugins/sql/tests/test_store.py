@@ -937,10 +937,16 @@ def test_errors_show_neither_values_nor_passwords(tmp_path: Path) -> None:
         "sqlite://me:hunter2@host/x.db",
         "nosuch://me:hunter2@host/x",
         "oracle://me:hunter2@host/x",
+        "postgresql://me:to@hunter2@127.0.0.1:1/x",
+        "mysql://me:to@hunter2@127.0.0.1:1/x",
+        "postgresql://me@127.0.0.1:hunter2/x",
+        "mysql://me:hunter2@127.0.0.1/x?connect_timeout=ten",
     ],
 )
 def test_a_url_that_cannot_be_used_is_told_without_its_password(url: str) -> None:
-    """No URL at all, one that SQLite does not take, an unknown database, a driver that is not installed."""
+    """No URL at all, one that SQLite does not take, an unknown database, a driver that is not installed, a password
+    that is taken for a part of the host, an option of another kind.
+    """
     with pytest.raises(ConfigError, match=r"^url: ") as raised:
         open_engine(Secret(url), timeout_s=5)
     assert "hunter2" not in f"{raised.value}{raised.value.__cause__}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -395,6 +397,92 @@ def test_a_server_that_is_not_there_stops_the_side(tmp_path: Path, url: str) -> 
         open_once(url.format(folder=tmp_path))
     assert raised.value.side_down
     assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("database", "option"),
+    [
+        ("postgresql", "&sslmod=require"),
+        ("postgresql", "&sslmode=requir"),
+        ("postgresql", "&connect_timeout=ten"),
+        ("postgresql", "&options=-c%20foo%3Dbar"),
+        ("mariadb", "?charst=utf8"),
+        ("mariadb", "?ssl_ca=/there/is/no/such/file"),
+    ],
+    indirect=["database"],
+)
+def test_an_option_that_nobody_knows(database: Database, option: str) -> None:
+    """In the URL: a fault of the side, whatever kind of exception the driver makes of it."""
+    kind = sa.make_url(database.url).get_backend_name()
+    with pytest.raises(SideError, match=f"^{kind} .*; correct the url") as raised:
+        open_once(database.url + option)
+    assert raised.value.__suppress_context__
+
+
+class Refusing:
+    """Stands for a PostgreSQL server that refuses whoever connects, with a code and in its own language."""
+
+    def __init__(self, code: str, text: str) -> None:
+        fields = (b"SFATAL", b"VFATAL", b"C" + code.encode(), b"M" + text.encode(), b"")
+        body = b"".join(field + b"\0" for field in fields)
+        self._answer = b"E" + struct.pack("!i", len(body) + 4) + body
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._refuse)
+        at = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.url = f"postgresql://loader:hunter2@{at}/flights?sslmode=disable&gssencmode=disable"
+
+    def __enter__(self) -> Refusing:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+        self._listener.close()
+
+    def _refuse(self) -> None:
+        connection, _ = self._listener.accept()
+        with connection:
+            (length,) = struct.unpack("!i", connection.recv(4, socket.MSG_WAITALL))
+            connection.recv(length - 4, socket.MSG_WAITALL)
+            connection.sendall(self._answer)
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("28P01", "Passwort-Authentifizierung für Benutzer »loader« fehlgeschlagen"),
+        ("28P01", "authentification par mot de passe échouée pour l'utilisateur «\u00a0loader\u00a0»"),
+        ("28000", 'role "loader" is not permitted to log in'),
+        ("28000", "Rolle »loader« existiert nicht"),
+        ("3D000", "Datenbank »flights« existiert nicht"),
+        ("42501", "Zugriff auf Datenbank »flights« verweigert"),
+        ("55000", 'database "flights" is not currently accepting connections'),
+    ],
+)
+def test_a_refusal_in_any_language_is_for_a_person(code: str, text: str) -> None:
+    """Of a user or a database: none of these heals by itself."""
+    told = " ".join(text.split())
+    with Refusing(code, text) as server, pytest.raises(SideError, match=f"{told}; check user and password"):
+        open_once(server.url)
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("57P03", "the database system is starting up"),
+        ("57P03", "das Datenbanksystem startet"),
+        ("57P03", "das Datenbanksystem fährt herunter"),
+        ("53300", "sorry, too many clients already"),
+        ("53300", "tut mir leid, schon zu viele Verbindungen"),
+        ("53300", 'too many connections for role "loader"'),
+        ("53300", 'too many connections for database "flights"'),
+    ],
+)
+def test_a_refusal_in_any_language_that_heals(code: str, text: str) -> None:
+    """A server that starts, stops or is full is away for every window alike, and is waited for."""
+    with Refusing(code, text) as server, pytest.raises(TransientError, match=text) as raised:
+        open_once(server.url)
+    assert raised.value.side_down
 
 
 @on_mariadb

@@ -144,7 +144,7 @@ class Config:
         return missing_fields(self.default_record, self.check_fields)
 
     def sealed_us(self, now_us: int) -> int:
-        """The instant up to which windows are sealed at `now_us`, both microseconds UTC: see `source_keeps`."""
+        """Windows that start before it are sealed at `now_us`, both microseconds UTC: see `source_keeps`."""
         return MIN_US if self.source_keeps is None else ago_us(now_us, self.source_keeps, self.policy.timezone)
 
     def instant_us(self, when: str | date) -> int:

@@ -83,12 +83,16 @@ class Layout:
     source_keeps: str | None = field(
         default=None,
         validator=_check_duration,
-        metadata=_help("how long the source keeps its rows, such as 30d: older windows that are done stay as they are"),
+        metadata=_help(
+            "how long the source keeps its rows, such as 30d: done windows that started before stay as they are"
+        ),
     )
     recheck: str | None = field(
         default=None,
         validator=_check_duration,
-        metadata=_help("how far back each run first counts done windows again, such as 7d: rows may come late"),
+        metadata=_help(
+            "how far back each run first counts done windows again, such as 7d, from what is stable: rows come late"
+        ),
     )
     secrets: Mapping[str, Mapping[str, Any]] = field(
         factory=dict, metadata=_help("the settings of secret resolvers, by prefix")

@@ -16,7 +16,7 @@ from pipeline_core.engine.transfer import remove_staged
 from pipeline_core.errors import AuditError
 from pipeline_core.log import timed
 from pipeline_core.record import Addition, Change, Claim, Outcome, Removal, Span, Status, Verdict
-from pipeline_core.window import Window
+from pipeline_core.window import MIN_US, Window
 
 
 def already_processed(parts: Parts, counts: Counts, reason: str) -> Verdict:
@@ -76,16 +76,22 @@ def _clean_up(parts: Parts, claim: Claim, *, finished: bool) -> None:
     parts.report.tell("cleaned", claim.window)
 
 
-def recheck(parts: Parts, within: Window | None, now_us: int) -> tuple[int, list[tuple[Span, Counts]]]:
+def recheck(
+    parts: Parts, within: Window | None, now_us: int, since_us: int = MIN_US
+) -> tuple[int, list[tuple[Span, Counts]]]:
     """Recounts the done windows that start `within`, in bulk: how many they are, and those whose counts differ.
 
-    Those that a person skipped are left out, and those that are sealed at `now_us` (microseconds UTC).
+    Those that a person skipped are left out, those that are sealed at `now_us`, and those that ended by `since_us`
+    (microseconds UTC).
     """
     sealed_us = parts.config.sealed_us(now_us)
     spans = [
         span
         for span in parts.store.spans(parts.pipeline)
-        if span.status is Status.DONE and span.outcome is not Outcome.SKIPPED and span.end_us > sealed_us
+        if span.status is Status.DONE
+        and span.outcome is not Outcome.SKIPPED
+        and span.start_us >= sealed_us
+        and span.end_us > since_us
     ]
     if within is not None:
         spans = [span for span in spans if within.start_us <= span.start_us < within.end_us]

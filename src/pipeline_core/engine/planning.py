@@ -29,8 +29,8 @@ class Request:
     """What planning needs to know. Times are microseconds UTC; `identity` names both sides as they are now.
 
     `made_name` is the pipeline's name where the configuration gives none, so that another one may have the same.
-    `target_zone` is set where the target's timestamp column carries no zone. Done windows that end at `sealed_us` or
-    before stay done whatever the identity, since their source rows may be gone by now.
+    `target_zone` is set where the target's timestamp column carries no zone. Done windows that start before
+    `sealed_us` stay done whatever the identity, since source rows of theirs may be gone by now.
     """
 
     pipeline: str
@@ -195,7 +195,7 @@ def _outdated(request: Request, span: Span, begin_us: int, limit_us: int) -> boo
         span.status is Status.DONE
         and span.identity != request.identity
         and span.outcome is not Outcome.SKIPPED
-        and span.end_us > request.sealed_us
+        and span.start_us >= request.sealed_us
         and begin_us <= span.start_us
         and span.end_us <= limit_us
     )

@@ -22,6 +22,7 @@ from pipeline_elasticsearch.columns import INSTANT
 
 Document = tuple[str, msgspec.Raw]
 _LONGEST_ID = 512  # bytes, the server's own limit
+_LONGEST_TERM = 8_191  # characters of four bytes at most, in the 32,766 bytes that the server allows
 _KEPT_RAW = ("_id", "_source")  # what the `document` shape gave is written back as it was
 
 
@@ -41,7 +42,8 @@ def staged(load: Load) -> Generator[pa.RecordBatch, None, None]:
 class Documents:
     """How staged columns become documents. `as_json`: fields that take JSON text as what it says.
 
-    The `_id` is made of the fields in `key`; without one, of the whole row, and of how many equal ones came before it.
+    The `_id` is made of the scope, the timestamp and the fields in `key`; without one, of the whole row, and of how
+    many equal ones came before it. So it is never that of a row in another window or scope.
     """
 
     place: str
@@ -65,10 +67,11 @@ class Documents:
         for row in zip(*columns, strict=True):
             document = dict(zip(ordered, row, strict=True))
             if whole:
-                yield str(document["_id"]), msgspec.Raw(document["_source"].encode())
+                yield self._once(self._own(document)), msgspec.Raw(self._one_line(document))
             else:
                 source = msgspec.json.encode(document)
-                yield self._key(document) if self.key else self._content(source), msgspec.Raw(source)
+                id_ = self._once(self._key(document)) if self.key else self._content(source)
+                yield id_, msgspec.Raw(source)
 
     def names(self, schema: pa.Schema) -> list[str]:
         """The field of each staged column. Raises PermanentError where one has no place, SideError where a field that
@@ -117,7 +120,7 @@ class Documents:
             return list(_truncated(array).to_pylist())
         values: list[Any] = array.to_pylist()
         # JSON has neither NaN nor infinity, and the encoder would write null.
-        if pa.types.is_floating(array.type) and pc.all(pc.is_finite(array)).as_py() is False:
+        if any(pc.all(pc.is_finite(numbers)).as_py() is False for numbers in _floats(array)):
             raise PermanentError(f"{self.place}, field {name!r}: found NaN or infinity, which no document can hold")
         if name in self.as_json:
             return [None if value is None else self._parsed(name, value) for value in values]
@@ -136,15 +139,56 @@ class Documents:
         values = [document[name] for name in self.key]
         if None in values:
             raise PermanentError(f"{self.place}: a staged row has no {self.key[values.index(None)]!r}, which key names")
-        text = msgspec.json.encode(values).decode()
+        # Two rows of one key in two windows, or in two scopes, are two documents: neither takes the other's place.
+        whose = [dict(sorted(self.scope.items()))] if self.scope else []
+        text = msgspec.json.encode([*whose, document[self.timestamp_field], *values]).decode()
         if len(text.encode()) > _LONGEST_ID:
             raise PermanentError(f"{self.place}: a key is longer than the {_LONGEST_ID} bytes that an _id may have")
         return text
+
+    def _once(self, id_: str) -> str:
+        digest = blake2b(id_.encode(), digest_size=16).digest()
+        if digest in self._seen:
+            told = "_id" if self.known is None else f"{self.timestamp_field} and the key {', '.join(self.key)}"
+            raise PermanentError(
+                f"{self.place}: found two staged rows that would both be document {id_!r}, expected {told} to tell the "
+                f"rows of window {self.window} apart; name more fields under key, or correct the source"
+            )
+        self._seen[digest] += 1
+        return id_
+
+    def _own(self, document: Mapping[str, Any]) -> str:
+        if document["_id"] is None:
+            raise PermanentError(f"{self.place}: a staged row has no '_id'; leave it out at the source")
+        return str(document["_id"])
+
+    def _one_line(self, document: Mapping[str, Any]) -> bytes:
+        """The staged `_source`, without line breaks: in a request that writes many documents, each is a line."""
+        found = document["_source"]
+        try:
+            source: bytes = found.encode()
+            return msgspec.json.format(source, indent=-1) if b"\n" in source else source
+        except (AttributeError, msgspec.DecodeError):
+            raise PermanentError(
+                f"{self.place}, document {document['_id']!r}: found the staged _source of type "
+                f"{type(found).__name__} that is no JSON text; correct the row, or leave it out at the source"
+            ) from None
 
     def _content(self, source: bytes) -> str:
         digest = blake2b(source, digest_size=16).digest()
         self._seen[digest] += 1
         return f"{urlsafe_b64encode(digest).decode().rstrip('=')}-{self._seen[digest]}"
+
+
+def _floats(array: pa.Array) -> Iterator[pa.Array]:
+    """The fractional numbers of a column, those inside lists and objects too."""
+    if pa.types.is_floating(array.type):
+        yield array
+    elif isinstance(array, pa.StructArray):
+        for each in array.flatten():
+            yield from _floats(each)
+    elif isinstance(array, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
+        yield from _floats(array.flatten())
 
 
 def _truncated(array: pa.Array) -> pa.Array:
@@ -156,8 +200,13 @@ def _truncated(array: pa.Array) -> pa.Array:
 
 def properties(schema: pa.Schema, names: Sequence[str], timestamp_field: str, place: str) -> dict[str, Any]:
     """The mapping of a new index for staged columns. The timestamp is kept to the nanosecond, so to the microsecond."""
-    made = {name: {"type": _mapped(kind, name, place)} for name, kind in zip(names, schema.types, strict=True)}
-    return {**made, timestamp_field: {"type": "date_nanos"}}
+    made = {name: _field(_mapped(kind, name, place)) for name, kind in zip(names, schema.types, strict=True)}
+    return {**made, timestamp_field: _field("date_nanos")}
+
+
+def _field(mapped: str) -> dict[str, Any]:
+    # The index refuses a document with a longer text, unless it is told not to make that searchable.
+    return {"type": mapped, "ignore_above": _LONGEST_TERM} if mapped == "keyword" else {"type": mapped}
 
 
 def _mapped(kind: pa.DataType, name: str, place: str) -> str:

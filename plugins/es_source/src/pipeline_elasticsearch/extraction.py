@@ -9,23 +9,27 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from attrs import frozen
+from attrs import evolve, frozen
 
 from pipeline_core import PermanentError, PipelineError, TransientError, Window
 from pipeline_elasticsearch.catalog import STRICT
 from pipeline_elasticsearch.client import Client, path
 from pipeline_elasticsearch.counting import WHOLE
+from pipeline_elasticsearch.faults import NoMemoryError
 from pipeline_elasticsearch.pages import Page, Shape
 
 _KEEP_ALIVE = "5m"  # between two requests; each one begins it anew
+_FIRST_ROWS = 100  # of a page, before anything is known of how large documents are
+_PAGE_BYTES = 16_000_000  # of an answer, about: the server holds it in memory as a whole, and several times over
 
 
 @frozen
 class _Slice:
-    """How far one slice has come."""
+    """How far one slice has come, and how many documents its next page may hold."""
 
     number: int
     pit_id: str
+    page_rows: int
     after: Sequence[int] | None = None
     read: int = 0
     total: int | None = None
@@ -33,7 +37,10 @@ class _Slice:
 
 @frozen
 class Extraction:
-    """The documents of `index` that `query` holds, as `shape` reads them, in `slices` parts of `page_rows` a page."""
+    """The documents of `index` that `query` holds, as `shape` reads them, in `slices` parts, `page_rows` a page.
+
+    A page of large documents holds fewer, since a server would not have the memory for an answer of so many.
+    """
 
     client: Client
     index: str
@@ -62,7 +69,8 @@ class Extraction:
         (pit_id,) = pit_ids
         # Leaving the pool waits for the pages that are being read, so that none is asked of a closed point in time.
         with ThreadPoolExecutor(self.slices, thread_name_prefix="elasticsearch") as pool:
-            waiting = {pool.submit(self._turn, _Slice(number, pit_id)) for number in range(self.slices)}
+            first = min(_FIRST_ROWS, self.page_rows)
+            waiting = {pool.submit(self._turn, _Slice(number, pit_id, first)) for number in range(self.slices)}
             try:
                 while waiting:
                     done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -86,7 +94,7 @@ class Extraction:
             "pit": {"id": part.pit_id, "keep_alive": _KEEP_ALIVE},
             "query": self.query,
             "sort": [{"_shard_doc": "asc"}],
-            "size": self.page_rows,
+            "size": part.page_rows,
             "track_total_hits": part.after is None,
             "timeout": f"{round(self.client.timeout_s * 1000)}ms",
             **self.shape.asks,
@@ -96,15 +104,22 @@ class Extraction:
         if part.after is not None:
             body["search_after"] = part.after
         asked = {**WHOLE, **self.shape.parameters}
-        page = self.shape.read(self.client.ask("POST", "/_search", asked, body))
+        try:
+            answer = self.client.ask("POST", "/_search", asked, body)
+        except NoMemoryError:
+            if part.page_rows <= _FIRST_ROWS:
+                raise
+            return self._turn(evolve(part, page_rows=_FIRST_ROWS))
+        page = self.shape.read(answer)
         now = _Slice(
             part.number,
             page.pit_id,
+            self._next_rows(len(page.rows), len(answer)),
             page.after,
             part.read + len(page.rows),
             page.total if part.after is None else part.total,
         )
-        if len(page.rows) == self.page_rows:
+        if len(page.rows) == part.page_rows:
             return page, now
         if now.read != now.total:
             raise TransientError(
@@ -112,6 +127,10 @@ class Extraction:
                 f"{now.total}; the window is read from its start"
             )
         return page, None
+
+    def _next_rows(self, rows: int, size: int) -> int:
+        """How many documents the next page may hold, if they are as large as these, which took `size` bytes."""
+        return max(1, min(self.page_rows, rows * _PAGE_BYTES // size))
 
 
 def _cancel(futures: set[Future[Any]]) -> None:

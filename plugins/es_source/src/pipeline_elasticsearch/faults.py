@@ -28,6 +28,10 @@ _HEALING_TYPES = {"circuit_breaking_exception", "es_rejected_execution_exception
 _SHOWN_CAUSES = 3
 
 
+class NoMemoryError(TransientError):
+    """The server has no memory for so much at once: the whole side is down, unless less can be asked."""
+
+
 @contextmanager
 def translated(place: str) -> Iterator[None]:
     """Errors of the client, as those of the project; `place` names the side."""
@@ -61,7 +65,8 @@ def refused(place: str, status: int, body: object, retry_after: str | None = Non
         # 429 or 504, but no sign of a busy server: another window may well take less time.
         return cut_off(place)
     if types & _HEALING_TYPES or status in _HEALING_STATUS:
-        return TransientError(f"{place}: status {status}: {text}", retry_after=_seconds(retry_after), side_down=True)
+        kind = NoMemoryError if "circuit_breaking_exception" in types else TransientError
+        return kind(f"{place}: status {status}: {text}", retry_after=_seconds(retry_after), side_down=True)
     remedy = "lift that block of the index" if "cluster_block_exception" in types else _REMEDIES.get(status)
     if remedy is not None:
         return SideError(f"{place}: status {status}: {text}; {remedy}")

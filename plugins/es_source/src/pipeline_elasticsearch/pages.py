@@ -73,7 +73,6 @@ class _Hit(msgspec.Struct):
     index: str = msgspec.field(name="_index", default="")
     source: msgspec.Raw = msgspec.field(name="_source", default=msgspec.Raw(b"{}"))
     fields: dict[str, list[Any]] = {}
-    version: int = msgspec.field(name="_version", default=0)
     ignored: dict[str, list[Any]] = msgspec.field(name="ignored_field_values", default_factory=dict)
 
 
@@ -288,11 +287,11 @@ class DocumentShape:
 
 
 class IdentitiesShape:
-    """What a document is called, and under which version it was written; nothing of what it holds."""
+    """What a document is called; nothing of what it holds."""
 
-    schema = pa.schema([("_id", pa.string()), ("_version", pa.int64())])
-    asks: Mapping[str, Any] = {"_source": False, "version": True}
-    parameters: Mapping[str, str] = {"filter_path": f"{_READ},hits.hits._version"}
+    schema = pa.schema([("_id", pa.string())])
+    asks: Mapping[str, Any] = {"_source": False}
+    parameters: Mapping[str, str] = {"filter_path": _READ}
 
     def __init__(self, place: str) -> None:
         self._place = place
@@ -301,5 +300,5 @@ class IdentitiesShape:
         """The page."""
         answer = _hits(body, self._place)
         hits = answer.hits.hits
-        columns = [pa.array([hit.id for hit in hits], pa.string()), pa.array([hit.version for hit in hits], pa.int64())]
-        return _page(answer, pa.RecordBatch.from_arrays(columns, schema=self.schema))
+        ids = pa.array([hit.id for hit in hits], pa.string())
+        return _page(answer, pa.RecordBatch.from_arrays([ids], schema=self.schema))

@@ -1,19 +1,19 @@
 """Replacing a window's documents, without a transaction: it converges, and is not atomic.
 
-New documents come first, then what the window still holds of others goes; so a reader in between sees too much rather
-than too little, and after a crash the next publication finishes the work. Each document is written under its fence, so
-a worker that lost its window overwrites nothing.
+What the window held goes before the first new document is written; where it held more than it will, once the last one
+is there. So what a crash leaves in between never counts as the whole window, and the next publication begins again.
+Each document is written under its fence, so a worker that lost its window overwrites nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 
 from attrs import frozen
 
-from pipeline_core import ClaimLostError, Load, PermanentError, Publication, Window
-from pipeline_elasticsearch.bulk import Operation, operation, write
+from pipeline_core import Claim, Load, PermanentError, Publication, Window
+from pipeline_elasticsearch.bulk import Operation, OvertakenError, operation, write
 from pipeline_elasticsearch.catalog import STRICT
 from pipeline_elasticsearch.client import path
 from pipeline_elasticsearch.counting import Counting, Query
@@ -60,43 +60,57 @@ class ElasticsearchPublication(Publication):
         self._load = load
 
     def delete(self, window: Window) -> int:
-        """Counts what will go: the documents themselves make place only once the new ones are there."""
-        return self.count(window)
+        """Counts what will go. Where it is more than what comes, it goes once that is there: on its way down to
+        nothing the count would pass the new one.
+        """
+        load, held = self._guarded(), self.count(window)
+        if held <= load.staged.rows:
+            self._remove(window, load.claim)
+        return held
 
     def insert(self, load: Load) -> None:
-        self._check_guarded()
-        fence = load.claim.fence
+        claim = self._guarded().claim
         written: set[str] = set()
-        for chunk in _chunks(self._scratch_of(load).documents(), load, fence):
-            write(self._client, self._index, chunk)
+        for chunk in _chunks(self._scratch_of(load).documents(), load, claim.fence):
+            self._write(chunk, claim)
             written.update(line["index"]["_id"] for line, _ in chunk)
-        if self.count(load.window) != len(written):
-            self._remove_others(load.window, written, fence)
+        if self.count(load.window) > len(written):
+            self._remove(load.window, claim, written)
 
-    def _remove_others(self, window: Window, written: set[str], fence: int) -> None:
+    def _remove(self, window: Window, claim: Claim, but: Collection[str] = ()) -> None:
+        """Removes the window's documents but these; returns once nobody sees them any more."""
         shape = IdentitiesShape(self._client.place)
         found = Extraction(self._client, self._index, self._within(window), shape, _SLICES, _PAGE_ROWS)
         with closing(found.pages()) as batches:
             for batch in batches:
-                ids, versions = (batch.column(name).to_pylist() for name in ("_id", "_version"))
-                others = [pair for pair in zip(ids, versions, strict=True) if pair[0] not in written]
-                later = [id_ for id_, version in others if version > fence]
-                if later:
-                    raise ClaimLostError(
-                        f"{self._client.place}: document {later[0]!r} of window {window} was written under a later "
-                        f"fence than this worker's {fence}"
-                    )
+                others = [id_ for id_ in batch.column("_id").to_pylist() if id_ not in but]
                 if others:
-                    write(self._client, self._index, [(operation("delete", id_, fence), None) for id_, _ in others])
+                    self._write([(operation("delete", id_, claim.fence), None) for id_ in others], claim)
+        self._refresh()
+
+    def _write(self, operations: Sequence[Operation], claim: Claim) -> None:
+        try:
+            write(self._client, self._index, operations)
+        except OvertakenError as error:
+            self._ledger.check(claim)  # raises where another worker has taken over indeed
+            raise PermanentError(
+                f"{self._client.place}: document {error.document!r} has a higher version than fence {claim.fence}, and "
+                f"the ledger knows of no later publication of window {claim.window}, so something else has written it; "
+                "delete that document, or give what wrote it another index"
+            ) from None
 
     def count(self, window: Window) -> int:
-        self._check_guarded()
-        self._client.ask("POST", path(self._index, "_refresh"), STRICT)
+        self._guarded()
+        self._refresh()
         return self._counting.one(self._within(window))
 
-    def _check_guarded(self) -> None:
+    def _refresh(self) -> None:
+        self._client.ask("POST", path(self._index, "_refresh"), STRICT)
+
+    def _guarded(self) -> Load:
         if self._load is None:
             raise PermanentError(f"{self._client.place}: a publication begins with guard; nothing was written")
+        return self._load
 
     def finish(self) -> None:
         """Says that everything is there, unless another worker has taken over meanwhile."""

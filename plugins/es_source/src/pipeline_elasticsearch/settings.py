@@ -30,7 +30,8 @@ class ElasticsearchSettings:
     target takes the `_id` of a document from the fields that `key` names, else from the whole row; with `create` a
     missing index is made from the staged rows.
 
-    `slices` are the parts of a window that are read at the same time, `page_rows` the documents of one answer.
+    `slices` are the parts of a window that are read at the same time, `page_rows` the documents of one answer,
+    at most.
     `timeout_s` limits, in seconds, what one request may take.
     """
 

@@ -234,6 +234,15 @@ class SqlConnector(Source, Target):
                 else printed(self._index_ddl(connection, side), connection.dialect),
                 advice=True,
             )
+        followers = self._engine.followers(connection, table)
+        if followers:
+            yield Problem(
+                f"{self._place}: rows of {followers} refer to it ON DELETE CASCADE or SET; where it is a target, they "
+                "go or change with the rows of a window that is loaded again",
+                "on PostgreSQL declare those references NO ACTION DEFERRABLE INITIALLY DEFERRED, for they are checked "
+                "when the rows are back; elsewhere drop them",
+                advice=True,
+            )
         value = named_column(timestamp.name)
         missing = self._count_where(connection, side, value.is_(None))
         if missing:

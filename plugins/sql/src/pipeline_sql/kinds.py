@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -86,3 +86,24 @@ def as_json(array: pa.Array) -> pa.Array:
     values = array.to_pylist(maps_as_pydicts="strict")
     texts = [None if value is None else json.dumps(value, ensure_ascii=False, allow_nan=False) for value in values]
     return pa.array(texts, pa.string())
+
+
+# --- stored values that Arrow does not take as they are ---------------------------------------------------------------
+
+
+def read_bool(values: Sequence[Any], arrow: pa.DataType) -> pa.Array:
+    """Booleans from 0 and 1. Raises ValueError for any other number."""
+    if not set(values) <= {0, 1, None}:
+        raise ValueError("neither 0 nor 1")
+    return pa.array(values, pa.int64()).cast(arrow)
+
+
+def read_text_form(values: Sequence[Any], arrow: pa.DataType) -> pa.Array:
+    """Values of a type from texts, as Arrow parses them. Raises one of Arrow's errors for one that it cannot parse."""
+    return pa.array(values, pa.string()).cast(arrow)
+
+
+def read_time(values: Sequence[Any], arrow: pa.DataType) -> pa.Array:
+    """Times of day from texts, of which Arrow parses none: only timestamps."""
+    dated = pc.binary_join_element_wise("1970-01-01", pa.array(values, pa.string()), " ")
+    return dated.cast(pa.timestamp("us")).cast(arrow)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from attrs import frozen
 
-from pipeline_sql.kinds import as_json, check_fraction, decimal, exact, unpacked
+from pipeline_sql.kinds import as_json, check_fraction, decimal, exact, read_bool, read_text_form, read_time, unpacked
 from pipeline_sql.kinds import kind as kind_of
 from pipeline_sql.kinds import plain as plain_of
 from pipeline_sql.tables import Column
@@ -57,8 +57,7 @@ _PLAIN: Final[dict[str, pa.DataType]] = {
 _WIDEST, _FINEST_SCALE = 65, 38  # digits of a decimal, all of them and those behind the point
 _FINEST = 6  # digits of a second's fraction
 _HOLDS: Final[dict[str, Literal["numbers", "local times", "instants"]]] = {
-    "int": "numbers",
-    "bigint": "numbers",
+    **dict.fromkeys(("int", "int unsigned", "bigint", "bigint unsigned"), "numbers"),
     "datetime": "local times",
     "timestamp": "instants",
 }
@@ -254,31 +253,16 @@ def _labels(declared: str) -> list[str]:
 # --- from MariaDB -----------------------------------------------------------------------------------------------------
 
 
-def _read_bool(values: Sequence[Any], arrow: pa.DataType) -> pa.Array:
-    if not set(values) <= {0, 1, None}:
-        raise ValueError("neither 0 nor 1")
-    return pa.array(values, pa.int64()).cast(arrow)
-
-
-def _read_text_form(values: Sequence[Any], arrow: pa.DataType) -> pa.Array:
-    return pa.array(values, pa.string()).cast(arrow)
-
-
-def _read_time(values: Sequence[Any], arrow: pa.DataType) -> pa.Array:
-    # Arrow parses timestamps, but no times of day.
-    return pc.binary_join_element_wise("1970-01-01", pa.array(values, pa.string()), " ").cast(_NAIVE).cast(arrow)
-
-
 def _read_instant(values: Sequence[Any], arrow: pa.DataType) -> pa.Array:
-    return _read_text_form(values, _NAIVE).cast(arrow)
+    return read_text_form(values, _NAIVE).cast(arrow)
 
 
 _READERS: Final[dict[str, Callable[[Sequence[Any], pa.DataType], pa.Array]]] = {
-    "bool": _read_bool,
-    "decimal": _read_text_form,
-    "date": _read_text_form,
-    "time": _read_time,
-    "naive": _read_text_form,
+    "bool": read_bool,
+    "decimal": read_text_form,
+    "date": read_text_form,
+    "time": read_time,
+    "naive": read_text_form,
     "instant": _read_instant,
 }
 
@@ -294,7 +278,7 @@ class _Texts(Moments):
     def decode(self, values: Sequence[Any]) -> pa.Array:
         if self._zone is None:
             return _read_instant(values, INSTANT)
-        return self._meant(_read_text_form(values, _NAIVE), self._zone)
+        return self._meant(read_text_form(values, _NAIVE), self._zone)
 
 
 # --- to MariaDB -------------------------------------------------------------------------------------------------------

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, Final, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
 
-from pipeline_sql.kinds import decimal, exact, unpacked
+from pipeline_sql.kinds import check_fraction, decimal, exact, unpacked
 from pipeline_sql.kinds import kind as kind_of
 from pipeline_sql.kinds import plain as plain_of
 from pipeline_sql.tables import Column, TypedColumn
@@ -23,6 +24,7 @@ from pipeline_sql.timestamps import INSTANT, Moments, Timestamps, native
 _NAIVE: Final = pa.timestamp("us")
 _TIME: Final = pa.time64("us")
 _WIDEST = 38  # digits of a decimal, which databases have in common
+_FINEST = 6  # digits of a second's fraction
 # The first that fits; a type that stands for more than its values, such as an enumeration, comes before its base.
 _READ: Final[tuple[tuple[type[sa.types.TypeEngine[Any]], pa.DataType | None], ...]] = (
     (sa.Enum, pa.string()),
@@ -70,7 +72,9 @@ class PortableTypes:
         self._dialect = dialect
 
     def timestamps(self, place: str, column: Column, timezone: str | None, unit: str | None) -> Timestamps:
-        return native(place, column.declared, _holds(_type(column)), timezone=timezone, unit=unit, moments=_Values)
+        found = _type(column)
+        moments = partial(_Values, digits=_fraction(found))
+        return native(place, column.declared, _holds(found), timezone=timezone, unit=unit, moments=moments)
 
     def needs_sample(self, column: Column) -> bool:
         del column
@@ -118,6 +122,9 @@ class PortableTypes:
             exact(written, pa.float32())  # nobody says how wide it is
         if isinstance(found, sa.String) and found.length is not None:
             _check_length(written, found)
+        fraction = _fraction(found)
+        if fraction is not None:
+            check_fraction(written, fraction)
         return written.to_pylist()  # type: ignore[no-any-return]
 
     def _compiled(self, kind: sa.types.TypeEngine[Any]) -> str:
@@ -136,6 +143,15 @@ def _holds(found: sa.types.TypeEngine[Any]) -> Literal["numbers", "local times",
     if isinstance(found, sa.DateTime):
         return "instants" if found.timezone else "local times"
     return None
+
+
+def _fraction(found: sa.types.TypeEngine[Any]) -> int | None:
+    """The digits of a second's fraction that a type declares; None where it declares none, or all of a microsecond's.
+
+    Dialects that read them call them precision. A type that declares none is taken to keep microseconds.
+    """
+    digits = getattr(found, "precision", None) if isinstance(found, sa.DateTime | sa.Time) else None
+    return digits if digits is not None and digits < _FINEST else None
 
 
 def _check_length(texts: pa.Array, found: sa.String) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Literal
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 import pgpq
 import pyarrow as pa
@@ -20,7 +19,6 @@ from attrs import frozen
 from pgpq import encoders, schema
 from pyarrow import types as pt
 
-from pipeline_core import PermanentError
 from pipeline_sql.kinds import as_json, check_fraction, decimal, exact, unpacked
 from pipeline_sql.kinds import kind as kind_of
 from pipeline_sql.kinds import plain as plain_of
@@ -117,31 +115,13 @@ class PostgresColumn(Column):
         return _FINEST if self.modifier < 0 else self.modifier
 
 
-class _Coarse(Moments):
-    """Of fewer digits of a second than an instant has: the server would round a finer one."""
-
-    def __init__(self, place: str, zone: ZoneInfo | None, *, digits: int) -> None:
-        super().__init__(place, zone)
-        self._digits = digits
-
-    def encode(self, instants: pa.Array) -> Any:
-        found = super().encode(instants)
-        try:
-            check_fraction(found, self._digits)
-        except ValueError as error:
-            raise PermanentError(
-                f"{self._place}: found {error}; declare the column finer, or truncate at the source"
-            ) from None
-        return found
-
-
 class PostgresTypes:
     """PostgreSQL's types, by the names of its own catalog."""
 
     def timestamps(self, place: str, column: Column, timezone: str | None, unit: str | None) -> Timestamps:
         of = _of(column)
         holds = None if of.array else _HOLDS.get(of.type)
-        moments = Moments if of.fraction == _FINEST else partial(_Coarse, digits=of.fraction)
+        moments = partial(Moments, digits=None if of.fraction == _FINEST else of.fraction)
         return native(place, column.declared, holds, timezone=timezone, unit=unit, moments=moments)
 
     def needs_sample(self, column: Column) -> bool:

@@ -22,7 +22,7 @@ from pyarrow import types as pt
 from pipeline_core import SideError
 from pipeline_core.window import MAX_US, MIN_US
 from pipeline_core.zones import zone
-from pipeline_sql.kinds import as_json, decimal, unpacked
+from pipeline_sql.kinds import as_json, decimal, read_bool, read_text_form, read_time, unpacked
 from pipeline_sql.kinds import kind as kind_of
 from pipeline_sql.kinds import plain as plain_of
 from pipeline_sql.tables import Column
@@ -207,33 +207,18 @@ def _as_it_is(values: Sequence[Any], arrow: pa.DataType) -> pa.Array:
     return pa.array(values, arrow)
 
 
-def _read_bool(values: Sequence[Any], arrow: pa.DataType) -> pa.Array:
-    if not set(values) <= {0, 1, None}:
-        raise ValueError("neither 0 nor 1")
-    return pa.array(values, pa.int64()).cast(arrow)
-
-
 def _read_decimal(values: Sequence[Any], arrow: pa.DataType) -> pa.Array:
     # The shortest decimal that names a binary fraction is the one that was stored, up to 15 digits.
     return pa.array([None if v is None else Decimal(repr(v) if isinstance(v, float) else v) for v in values], arrow)
 
 
-def _read_text_form(values: Sequence[Any], arrow: pa.DataType) -> pa.Array:
-    return pa.array(values, pa.string()).cast(arrow)
-
-
-def _read_time(values: Sequence[Any], arrow: pa.DataType) -> pa.Array:
-    # Arrow parses timestamps, but no times of day.
-    return pc.binary_join_element_wise("1970-01-01", pa.array(values, pa.string()), " ").cast(_NAIVE).cast(arrow)
-
-
 _READERS: Final[dict[str, Callable[[Sequence[Any], pa.DataType], pa.Array]]] = {
-    "bool": _read_bool,
+    "bool": read_bool,
     "decimal": _read_decimal,
-    "date": _read_text_form,
-    "time": _read_time,
-    "naive": _read_text_form,
-    "instant": _read_text_form,
+    "date": read_text_form,
+    "time": read_time,
+    "naive": read_text_form,
+    "instant": read_text_form,
 }
 
 

@@ -41,9 +41,9 @@ class Table:
     columns: tuple[Column, ...]
     view: bool = False
 
-    def clause(self, *columns: str) -> sa.TableClause:
+    def clause(self) -> sa.TableClause:
         """The table for use in a statement, without types: values pass as the driver gives and takes them."""
-        return named(self.schema, self.name, *columns)
+        return named(self.schema, self.name)
 
 
 def named(schema: str | None, name: str, *columns: str) -> sa.TableClause:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Final, Literal, Protocol
 from zoneinfo import ZoneInfo
@@ -33,6 +34,7 @@ from pipeline_core import PermanentError, SideError, Window
 from pipeline_core.window import MAX_US, MIN_US
 from pipeline_core.zones import naive_bound
 from pipeline_core.zones import zone as find_zone
+from pipeline_sql.kinds import check_fraction
 from pipeline_sql.tables import Range
 
 _EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - texts are compared without their zone
@@ -228,14 +230,16 @@ class WholeTimestamps(EpochTimestamps):
 
 class Moments:
     """A type of the database's own for dates with a time: instants, or with a zone local times meant in it, of which a
-    repeated one stands for its first pass. `aware`: the driver takes an instant with its zone.
+    repeated one stands for its first pass. `aware`: the driver takes an instant with its zone. `digits`: of a second's
+    fraction, for a column that would round a finer instant; None where it rounds none.
     """
 
     aware = True
 
-    def __init__(self, place: str, zone: ZoneInfo | None) -> None:
+    def __init__(self, place: str, zone: ZoneInfo | None, digits: int | None = None) -> None:
         self._place = place
         self._zone = zone
+        self._digits = digits
         self._tz = UTC if self.aware and zone is None else None
         self.limits: Range = (datetime.min.replace(tzinfo=self._tz), datetime.max.replace(tzinfo=self._tz))
 
@@ -266,7 +270,17 @@ class Moments:
 
     def encode(self, instants: pa.Array) -> Any:
         exact = truncated(instants)
+        if self._digits is not None:
+            self._check_fraction(exact, self._digits)
         return pc.local_timestamp(exact.cast(pa.timestamp("us", self._zone.key))) if self._zone else exact
+
+    def _check_fraction(self, instants: pa.Array, digits: int) -> None:
+        try:
+            check_fraction(instants, digits)
+        except ValueError as error:
+            raise PermanentError(
+                f"{self._place}: found {error}; declare the column finer, or truncate at the source"
+            ) from None
 
 
 def native(
@@ -312,6 +326,8 @@ def truncated(instants: pa.Array) -> pa.Array:
 
 def described(value: object) -> str:
     """A stored value in a message: its type and form, never its content."""
+    if isinstance(value, Decimal) and not value.is_finite():
+        return str(value)
     names = {type(None): "NULL", int: "an INTEGER", float: "a REAL", bytes: "a BLOB"}
     return (
         f"text of the form {shape(value)!r}" if isinstance(value, str) else names.get(type(value), type(value).__name__)

@@ -30,6 +30,10 @@ def open_engine(url: Secret, *, timeout_s: float) -> Engine:
         raise ConfigError(
             "url: not a database URL; expected dialect+driver://user:password@host/database, or sqlite:///file.db"
         ) from None
+    except ValueError:  # whose text may quote a part of the password
+        raise ConfigError("url: found a port that is no number; correct it") from None
+    if "@" in (parsed.host or ""):
+        raise ConfigError("url: found a second '@' before the host; write one in the user or password as %40")
     try:
         return _ENGINES.get(parsed.get_backend_name(), Engine)(parsed, timeout_s=timeout_s)
     except NoSuchModuleError:
@@ -37,7 +41,9 @@ def open_engine(url: Secret, *, timeout_s: float) -> Engine:
             f"url: found {parsed.drivername}://, which SQLAlchemy does not know ({nearest(parsed.drivername, _URLS)}); "
             "correct it, or install the database's dialect"
         ) from None
-    except ArgumentError as error:
+    except ConfigError:
+        raise
+    except (ArgumentError, ValueError) as error:
         raise ConfigError(f"url: {redact(str(error))}") from None
     except ModuleNotFoundError as error:
         raise ConfigError(f"url: {parsed.drivername!r} needs the module {error.name!r}; install it") from None

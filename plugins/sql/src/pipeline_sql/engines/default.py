@@ -9,7 +9,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy import exc
+from sqlalchemy import event, exc
 
 from pipeline_core import PermanentError, PipelineError, Problem, SideError, TransientError, Window
 from pipeline_core.secrets import hide, redact
@@ -54,7 +54,27 @@ class Engine:
         self.sa = self._create()
 
     def _create(self) -> sa.Engine:
-        return sa.create_engine(self.url, hide_parameters=True)
+        return self._connecting(sa.create_engine(self.url, hide_parameters=True))
+
+    def _connecting(self, engine: sa.Engine) -> sa.Engine:
+        """The engine, whose errors while it connects are translated.
+
+        What does not heal then waits for a person: no window would fare better. Drivers raise all kinds of exceptions
+        for an option of the URL that they do not know.
+        """
+
+        @event.listens_for(engine, "do_connect")
+        def do_connect(dialect: sa.Dialect, record: Any, arguments: Sequence[Any], options: Mapping[str, Any]) -> Any:
+            del record
+            try:
+                return dialect.connect(*arguments, **options)
+            except Exception as error:  # noqa: BLE001 - see above; each is raised again
+                found = self.translate(error)
+                if isinstance(found, TransientError | SideError):
+                    raise found from None
+                raise SideError(f"{found}; correct the url") from None
+
+        return engine
 
     def prepare_store(self) -> None:
         """Called once, before the first connection, where the database is to hold the record store."""
@@ -164,7 +184,7 @@ class Engine:
 
     def translate(self, error: Exception) -> PipelineError:
         """What an error of SQLAlchemy or of the driver means to the core."""
-        text = redact(str(getattr(error, "orig", None) or error))
+        text = redact(str(getattr(error, "orig", None) or error).strip())
         if isinstance(error, exc.TimeoutError):
             return TransientError(f"{self.place}: no connection became free in the pool: {text}")
         if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
@@ -285,6 +305,14 @@ class Engine:
         ]
         keys += [index["column_names"] for index in inspector.get_indexes(table.name, table.schema)]
         return keys
+
+    def followers(self, connection: sa.Connection, table: Table) -> Sequence[str]:
+        """The tables whose rows the database deletes or changes with those rows of the table that they refer to.
+
+        None where it does no such thing on these connections, or where nobody here knows how to ask.
+        """
+        del connection, table
+        return ()
 
     def equals(self, column: str, value: object) -> sa.ColumnElement[bool]:
         """That a column holds exactly a value of the configuration, whatever the column's collation takes for equal."""

@@ -111,6 +111,13 @@ FROM information_schema.statistics
 WHERE table_schema = :schema AND table_name = :table AND index_type = 'BTREE' AND ignored = 'NO'
 ORDER BY index_name, seq_in_index
 """
+_FOLLOWERS = """
+SELECT DISTINCT concat(constraint_schema, '.', table_name) AS name
+FROM information_schema.referential_constraints
+WHERE unique_constraint_schema = :schema AND referenced_table_name = :table
+  AND delete_rule IN ('CASCADE', 'SET NULL', 'SET DEFAULT')
+ORDER BY name
+"""
 _STORAGE = """
 SELECT engine
 FROM information_schema.tables
@@ -154,7 +161,7 @@ class MariaDbEngine(Engine):
                 f"net_write_timeout = {_SLOW_READER_S}, default_storage_engine = InnoDB"
             ),
         }
-        engine = sa.create_engine(
+        made = sa.create_engine(
             self.url,
             hide_parameters=True,
             # Each statement sees what was committed before it: a lock is of use only to what is read after it.
@@ -163,6 +170,7 @@ class MariaDbEngine(Engine):
             connect_args=known | more.pop("connect_args", {}),
             **more,
         )
+        engine = self._connecting(made)
 
         @event.listens_for(engine, "connect")
         def on_connect(connection: Any, record: Any) -> None:
@@ -310,6 +318,10 @@ class MariaDbEngine(Engine):
     def _indexes(self, connection: sa.Connection, table: Table) -> list[Sequence[str | None]]:
         found = connection.execute(sa.text(_INDEXES), {"schema": table.schema, "table": table.name}).all()
         return [[column for _, column in keys] for _, keys in groupby(found, key=itemgetter(0))]
+
+    def followers(self, connection: sa.Connection, table: Table) -> Sequence[str]:
+        asked = {"schema": table.schema, "table": table.name}
+        return list(connection.execute(sa.text(_FOLLOWERS), asked).scalars())
 
     def equals(self, column: str, value: object) -> sa.ColumnElement[bool]:
         # Text is compared without regard to case, accents and spaces at its end, as most collations have it. The plain

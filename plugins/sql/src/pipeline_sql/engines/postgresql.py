@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
@@ -62,16 +63,15 @@ _CODES = Codes(
         "25006": "connect to a server that may be written to",
     },
 )
-# A refused connection carries no code, only the server's words.
+# A refused connection carries no code, only words: these of the driver, or of a server that speaks English.
 _REFUSED = {
-    "password authentication failed": _CODES.needs_a_person["28"],
     "no password supplied": _CODES.needs_a_person["28"],
-    "authentication failed": _CODES.needs_a_person["28"],
     "no pg_hba.conf entry": "let the server's pg_hba.conf admit this user from here",
     "permission denied": _CODES.needs_a_person["42501"],
-    "is not permitted to log in": _CODES.needs_a_person["42501"],
-    "invalid connection option": "correct the url",
+    "unrecognized configuration parameter": "correct the url",
+    "connection is bad: invalid": "correct the url",
 }
+_SAID_BY_THE_SERVER = ":  "  # so the driver parts the severity from the text, whatever language both are in
 
 _COPIED_ROWS = 50_000  # encoded at a time
 
@@ -89,20 +89,24 @@ SELECT c.oid,
 FROM pg_class c
 WHERE c.oid = to_regclass(:name)
 """
-# A domain counts as the type below it, an array as its elements.
+# A domain counts as the type below it, which may be one too, an array as its elements.
 _COLUMNS = """
+WITH RECURSIVE below (attnum, type, modifier) AS (
+    SELECT attnum, atttypid, atttypmod FROM pg_attribute WHERE attrelid = :id AND attnum > 0 AND NOT attisdropped
+    UNION ALL
+    SELECT attnum, t.typbasetype, t.typtypmod FROM below JOIN pg_type t ON t.oid = type WHERE t.typtype = 'd'
+)
 SELECT a.attname AS name,
        format_type(a.atttypid, a.atttypmod) AS declared,
        a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AS required,
        a.attgenerated <> '' OR a.attidentity = 'a' AS generated,
        CASE WHEN e.typtype = 'e' THEN 'enum' ELSE e.typname END AS type,
        b.typcategory = 'A' AND b.typelem <> 0 AS is_array,
-       CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END AS modifier
-FROM pg_attribute a
-JOIN pg_type t ON t.oid = a.atttypid
-JOIN pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
+       below.modifier
+FROM below
+JOIN pg_attribute a ON a.attrelid = :id AND a.attnum = below.attnum
+JOIN pg_type b ON b.oid = below.type AND b.typtype <> 'd'
 JOIN pg_type e ON e.oid = CASE WHEN b.typcategory = 'A' AND b.typelem <> 0 THEN b.typelem ELSE b.oid END
-WHERE a.attrelid = :id AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum
 """
 _INDEXES = """
@@ -117,6 +121,14 @@ LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.number
 WHERE n.nspname = :schema AND c.relname = :table AND k.place <= i.indnkeyatts
   AND m.amname = 'btree' AND i.indisvalid AND i.indpred IS NULL
 GROUP BY i.indexrelid
+"""
+_FOLLOWERS = """
+SELECT DISTINCT f.conrelid::regclass::text AS name
+FROM pg_constraint f
+JOIN pg_class c ON c.oid = f.confrelid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = :schema AND c.relname = :table AND f.contype = 'f' AND f.confdeltype IN ('c', 'n', 'd')
+ORDER BY name
 """
 
 
@@ -137,7 +149,7 @@ class PostgresEngine(Engine):
             )
         known = {"connect_timeout": _CONNECT_TIMEOUT_S, "application_name": "pipeline-core"}
         wanted = {name: value for name, value in known.items() if name not in self.url.query}
-        engine = sa.create_engine(
+        made = sa.create_engine(
             self.url,
             hide_parameters=True,
             # Each statement sees what was committed before it: a lock is of use only to what is read after it.
@@ -145,6 +157,7 @@ class PostgresEngine(Engine):
             # Whatever the URL or the database says: the upload encodes text as UTF-8.
             connect_args={**wanted, "client_encoding": "utf8"},
         )
+        engine = self._connecting(made)
 
         @event.listens_for(engine, "connect")
         def on_connect(connection: Any, record: Any) -> None:
@@ -298,6 +311,10 @@ class PostgresEngine(Engine):
         asked = {"schema": table.schema, "table": table.name}
         return list(connection.execute(sa.text(_INDEXES), asked).scalars())
 
+    def followers(self, connection: sa.Connection, table: Table) -> Sequence[str]:
+        asked = {"schema": table.schema, "table": table.name}
+        return list(connection.execute(sa.text(_FOLLOWERS), asked).scalars())
+
     def selected(self, column: Column) -> sa.ColumnElement[Any]:
         # The driver reads the arrays of the types it knows, and no enumeration is among them.
         value = named_column(column.name)
@@ -398,9 +415,21 @@ class PostgresEngine(Engine):
         for words, advice in _REFUSED.items():
             if words in text:
                 return SideError(f"{self.place}: {text}; {advice}")
-        if "does not exist" in text and "FATAL" in text:
-            return SideError(f"{self.place}: {text}; create it, or correct the url")
+        if _names_who_or_where(cause) and "too many connections" not in text:
+            return SideError(f"{self.place}: {text}; check user and password, their rights, and the database's name")
         return TransientError(f"{self.place}: {text}; {_CODES.heals_for_all['08']}", side_down=True)
+
+
+def _names_who_or_where(cause: Any) -> bool:
+    """Whether the server refused a connection by the name of its user or database, in whatever language.
+
+    What heals, a server that starts or has too many clients, names neither; too many of one role or database do, and
+    are told from these only in English.
+    """
+    said = str(cause).partition(_SAID_BY_THE_SERVER)[2]
+    asked = (cause.pgconn.user, cause.pgconn.db) if cause.pgconn is not None else ()
+    names = [re.escape(name.decode(errors="replace")) for name in asked if name]
+    return any(re.search(rf"[^\w\s]\s?{name}\s?[^\w\s]", said) for name in names)
 
 
 def _moment(value: datetime) -> sa.TIMESTAMP:
