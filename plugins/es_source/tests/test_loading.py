@@ -55,6 +55,13 @@ def held(side: Any) -> list[Any]:
         return sorted(n for batch in batches for n in batch.column("n").to_pylist())
 
 
+def documents(*rows: tuple[object, object]) -> pa.Table:
+    """Rows as the `document` shape gives them: `_id` and `_source`."""
+    ids, sources = zip(*rows, strict=True)
+    stamps = pa.array([AT] * len(rows), pa.timestamp("us", "UTC"))
+    return pa.table({"_id": pa.array(ids, pa.string()), "at": stamps, "_source": pa.array(sources, pa.string())})
+
+
 def test_equal_rows_are_as_many_documents(cluster: Any) -> None:
     """As often as they were staged, however often they are written."""
     table = pa.concat_tables([rows(1), rows(1), rows(1)])
@@ -135,6 +142,22 @@ def test_a_publication_that_broke_off_never_counts_as_whole(
         assert side.count(DAY) == len(after)
 
 
+def test_a_ledger_of_many_pages(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is read to its end: a coarser window replaces what each finer one has entered."""
+    monkeypatch.setattr("pipeline_elasticsearch.target_ledger._PAGE", 2)
+    minutes = [Window.from_us(AT + n * 1_000, AT + (n + 1) * 1_000) for n in range(5)]
+    with cluster.side(cluster.index(MAPPING)) as side:
+        for n, window in enumerate(minutes):
+            at = pa.array([window.start_us], pa.timestamp("us", "UTC"))
+            publish(side, load(rows(n).set_column(0, "at", at), 10 + n, window=window))
+        with pytest.raises(ClaimLostError):
+            publish(side, load(rows(7), 13))
+        assert publish(side, load(rows(7), 14)) == 1
+        for window in minutes:
+            with pytest.raises(ClaimLostError):
+                publish(side, load(rows(8).slice(0, 0), 13, window=window))
+
+
 def test_a_worker_that_lost_its_window_overwrites_nothing(cluster: Any) -> None:
     """Guarded in time, late with its documents: the same ones are refused, and others give it away at the end."""
     index = cluster.index(MAPPING)
@@ -213,6 +236,7 @@ def test_a_missing_index_is_made(cluster: Any) -> None:
         side.upload(load(table))
     with cluster.side(index, create=True, lists=frozenset({"tags"})) as side:
         assert (side.count(DAY), list(side.count_many([DAY])), side.excluded()) == (0, [0], 0)
+        assert list(side.problems()) == []
         assert publish(side, load(table)) == 1
         with closing(side.extract(ExtractRequest(DAY))) as batches:
             (row,) = pa.concat_tables(pa.table(batch) for batch in batches).to_pylist()
@@ -230,6 +254,26 @@ def test_a_missing_index_is_made(cluster: Any) -> None:
     }
 
 
+def test_a_missing_index_of_whole_documents_is_made(cluster: Any) -> None:
+    """With the timestamp; the server maps the rest as documents come."""
+    index = f"{cluster.index(MAPPING)}-made"
+    with cluster.side(index, create=True, shape="document") as side:
+        assert list(side.ddl(documents(("a", "{}")), {})) == []
+        assert list(side.problems()) == []
+        assert publish(side, load(documents(("a", '{"at": "2013-03-10T12:00:00Z", "n": 1}')))) == 1
+        assert list(side.problems()) == []
+
+
+def test_an_index_that_is_made_takes_long_texts(cluster: Any) -> None:
+    """Longer ones than the server would make searchable, of the longest characters too."""
+    index = f"{cluster.index(MAPPING)}-made"
+    texts = ["x" * 40_000, "🛫" * 8_191]
+    with cluster.side(index, create=True) as side:
+        assert publish(side, load(rows(1, 2, text=pa.array(texts)))) == 2
+        with closing(side.extract(ExtractRequest(DAY))) as batches:
+            assert sorted(text for batch in batches for text in batch.column("text").to_pylist()) == sorted(texts)
+
+
 def test_json_text_becomes_what_it_says(cluster: Any) -> None:
     """Where the field takes objects; text that is no JSON is refused before anything is written."""
     mapping = {**MAPPING, "geo": {"type": "geo_point"}}
@@ -239,13 +283,6 @@ def test_json_text_becomes_what_it_says(cluster: Any) -> None:
             assert [v for batch in batches for v in batch.column("geo").to_pylist()] == ['{"lat":1.5,"lon":2}']
         with pytest.raises(PermanentError, match="no JSON text"):
             side.upload(load(rows(1, geo=pa.array(["{"])), 11))
-
-
-def documents(*rows: tuple[object, object]) -> pa.Table:
-    """Rows as the `document` shape gives them: `_id` and `_source`."""
-    ids, sources = zip(*rows, strict=True)
-    stamps = pa.array([AT] * len(rows), pa.timestamp("us", "UTC"))
-    return pa.table({"_id": pa.array(ids, pa.string()), "at": stamps, "_source": pa.array(sources, pa.string())})
 
 
 def test_a_document_of_several_lines(cluster: Any) -> None:
@@ -291,6 +328,8 @@ def test_whole_documents_that_do_not_fit(cluster: Any, table: pa.Table, text: st
         ),
         (rows(1).set_column(0, "at", pa.nulls(1, pa.timestamp("us", "UTC"))), "none at all"),
         (rows(1, ratio=pa.array([float("nan")])), "NaN or infinity"),
+        (rows(1, ratio=pa.array([[1.0, float("inf")]])), "NaN or infinity"),
+        (rows(1, ratio=pa.array([[{"a": [float("-inf")]}]])), "NaN or infinity"),
     ],
 )
 def test_rows_that_do_not_fit(cluster: Any, table: pa.Table, text: str) -> None:
@@ -299,6 +338,28 @@ def test_rows_that_do_not_fit(cluster: Any, table: pa.Table, text: str) -> None:
         with pytest.raises(PermanentError, match=text):
             side.upload(load(table))
         assert side.count(DAY) == 0
+
+
+@pytest.mark.parametrize(
+    ("format_", "reads"),
+    [
+        ("epoch_millis", False),
+        ("epoch_second||yyyy-MM-dd", False),
+        ("strict_date_time_no_millis", False),
+        ("yyyy-MM-dd'T'HH:mm:ss[.SSSSSS]X", True),
+        ("epoch_second||strict_date_optional_time", True),
+    ],
+)
+def test_a_timestamp_that_is_written_otherwise(cluster: Any, format_: str, reads: bool) -> None:
+    """Where its format does not read what is written, no window can be loaded: a fault of the side, found at once."""
+    index = cluster.index({**MAPPING, "at": {"type": "date", "format": format_}})
+    with cluster.side(index) as side:
+        if reads:
+            assert publish(side, load(rows(1))) == 1
+            return
+        for refuse in (lambda: side.ddl(rows(1), {}), lambda: side.upload(load(rows(1)))):
+            with pytest.raises(SideError, match="'at': the format of its mapping does not read"):
+                refuse()
 
 
 @pytest.mark.parametrize("create", [False, True])

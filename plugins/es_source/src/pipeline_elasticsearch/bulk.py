@@ -10,6 +10,7 @@ from pipeline_elasticsearch.client import Client, path
 from pipeline_elasticsearch.faults import reasons, refused
 
 Operation = tuple[dict[str, Any], object]
+_MISSING, _CONFLICT = 404, 409
 _READ = "errors,items.*.status,items.*.error,items.*._id"
 
 
@@ -24,6 +25,19 @@ class OvertakenError(ClaimLostError):
 def operation(verb: str, id_: str, fence: int) -> dict[str, Any]:
     """The first line of an operation: `index` or `delete`, of that document, unless a higher fence wrote it."""
     return {verb: {"_id": id_, "version": fence, "version_type": "external_gte"}}
+
+
+def check_writable(client: Client, index: str) -> None:
+    """Raises SideError where documents of the index may not be written, by this user or by anybody.
+
+    Nothing is, and no index is made: it asks to delete a document under a condition that none meets.
+    """
+    client.ask("POST", path(index, "_refresh"), {"ignore_unavailable": True})
+    lines = [{"delete": {"_id": "nobody", "if_seq_no": 0, "if_primary_term": 1}}]
+    answer = client.ask_for(dict[str, Any], "POST", path(index, "_bulk"), {"filter_path": _READ}, lines)
+    result = answer["items"][0]["delete"]
+    if result["status"] not in (_MISSING, _CONFLICT):
+        raise refused(f"{client.place}, index {index!r}", result["status"], result)
 
 
 def write(client: Client, index: str, operations: Sequence[Operation], *, refresh: bool = False) -> None:
@@ -41,7 +55,7 @@ def write(client: Client, index: str, operations: Sequence[Operation], *, refres
     for item in answer["items"]:
         (verb,) = item
         result = item[verb]
-        if result["status"] == 409:
+        if result["status"] == _CONFLICT:
             raise OvertakenError(client.place, result["_id"])
         if result["status"] == 400:
             raise PermanentError(

@@ -26,6 +26,7 @@ from pipeline_core import (
     Window,
 )
 from pipeline_core.ledger import Adoption, Entry, scope_of, scope_text
+from pipeline_elasticsearch.bulk import check_writable
 from pipeline_elasticsearch.catalog import STRICT, Catalog
 from pipeline_elasticsearch.client import Client, path
 from pipeline_elasticsearch.columns import check_known, columns
@@ -34,7 +35,7 @@ from pipeline_elasticsearch.documents import Documents, properties, staged
 from pipeline_elasticsearch.extraction import Extraction, check_inside
 from pipeline_elasticsearch.pages import DocumentShape, FieldsShape, Shape
 from pipeline_elasticsearch.publication import ElasticsearchPublication, Scratch
-from pipeline_elasticsearch.target_ledger import TargetLedger
+from pipeline_elasticsearch.target_ledger import INDEX, TargetLedger
 
 if TYPE_CHECKING:
     from pipeline_elasticsearch.settings import ElasticsearchSettings
@@ -152,17 +153,19 @@ class ElasticsearchConnector(Source, Target):
         if self._to_be_made():
             made = {"mappings": self._mapping(schema, load.columns)}
             self._client.ask("PUT", path(self._settings.index), None, made)
-        self._catalog.resolution()
+        self._check_timestamp()
         self._ledger.prepare()
 
     def _mapping(self, schema: pa.Schema, renames: Mapping[str, str]) -> dict[str, Any]:
         """That of an index to be made for staged columns."""
+        if self._settings.shape == "document":
+            return {"properties": {self._settings.timestamp_field: {"type": "date_nanos"}}}
         names = [renames.get(name, name) for name in schema.names]
         return {"properties": properties(schema, names, self._settings.timestamp_field, self._client.place)}
 
     def ddl(self, rows: Batch, columns: Mapping[str, str]) -> Sequence[str]:
         """None, since an index is made by a request. Raises PermanentError for a column that has no field, SideError
-        for an index that takes no document of such rows.
+        for an index that takes no document of such rows, or none from this user.
         """
         self._check_unlimited()
         schema = pa.RecordBatchReader.from_stream(rows).schema
@@ -170,9 +173,30 @@ class ElasticsearchConnector(Source, Target):
             mapped = {self._settings.index: self._mapping(schema, columns)}
         else:
             self._one_index()
+            self._check_timestamp()
+            check_writable(self._client, self._settings.index)
             mapped = self._catalog.mappings()
+        check_writable(self._client, INDEX)
         self._documents(columns, _INSTANT, lambda: mapped).names(schema)
         return ()
+
+    def _check_timestamp(self) -> None:
+        """Raises SideError where the index lacks the field, or does not read times as documents made here hold them."""
+        self._catalog.resolution()
+        name = self._settings.timestamp_field
+        if self._settings.shape == "document":
+            return
+        try:
+            # Not by a range: the bounds of one are not read where the index is empty.
+            self._counting.one({"terms": {name: list(_WRITTEN)}})
+        except SideError as error:
+            if "parse" not in str(error):
+                raise
+            raise SideError(
+                f"{self._client.place}, timestamp_field {name!r}: the format of its mapping does not read "
+                f"{' and '.join(_WRITTEN)}, the forms in which times are written; map it with "
+                "'strict_date_optional_time' among its formats, or as date_nanos"
+            ) from None
 
     def _check_unlimited(self) -> None:
         if self._settings.query is not None:
@@ -259,9 +283,10 @@ class ElasticsearchConnector(Source, Target):
     def _findings(self) -> Iterator[Problem]:
         self.count(_INSTANT)
         missing = self.excluded()
-        with closing(self.extract(ExtractRequest(_INSTANT))) as batches:
-            for _ in batches:
-                pass
+        if not self._to_be_made():
+            with closing(self.extract(ExtractRequest(_INSTANT))) as batches:
+                for _ in batches:
+                    pass
         if missing:
             yield Problem(
                 f"{self._client.place}: {missing} documents have no {self._settings.timestamp_field!r} and belong to "
@@ -270,6 +295,8 @@ class ElasticsearchConnector(Source, Target):
             )
 
 
+#: The forms in which documents made here hold instants.
+_WRITTEN = ("1970-01-01T00:00:00Z", "1970-01-01T00:00:00.000001Z")
 _INSTANT = Window.from_us(0, 1_000)
 
 

@@ -22,6 +22,7 @@ from pipeline_elasticsearch.columns import INSTANT
 
 Document = tuple[str, msgspec.Raw]
 _LONGEST_ID = 512  # bytes, the server's own limit
+_LONGEST_TERM = 8_191  # characters of four bytes at most, in the 32,766 bytes that the server allows
 _KEPT_RAW = ("_id", "_source")  # what the `document` shape gave is written back as it was
 
 
@@ -119,7 +120,7 @@ class Documents:
             return list(_truncated(array).to_pylist())
         values: list[Any] = array.to_pylist()
         # JSON has neither NaN nor infinity, and the encoder would write null.
-        if pa.types.is_floating(array.type) and pc.all(pc.is_finite(array)).as_py() is False:
+        if any(pc.all(pc.is_finite(numbers)).as_py() is False for numbers in _floats(array)):
             raise PermanentError(f"{self.place}, field {name!r}: found NaN or infinity, which no document can hold")
         if name in self.as_json:
             return [None if value is None else self._parsed(name, value) for value in values]
@@ -179,6 +180,17 @@ class Documents:
         return f"{urlsafe_b64encode(digest).decode().rstrip('=')}-{self._seen[digest]}"
 
 
+def _floats(array: pa.Array) -> Iterator[pa.Array]:
+    """The fractional numbers of a column, those inside lists and objects too."""
+    if pa.types.is_floating(array.type):
+        yield array
+    elif isinstance(array, pa.StructArray):
+        for each in array.flatten():
+            yield from _floats(each)
+    elif isinstance(array, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
+        yield from _floats(array.flatten())
+
+
 def _truncated(array: pa.Array) -> pa.Array:
     """Instants cut to microseconds, never rounded."""
     if array.type.unit != "ns":
@@ -188,8 +200,13 @@ def _truncated(array: pa.Array) -> pa.Array:
 
 def properties(schema: pa.Schema, names: Sequence[str], timestamp_field: str, place: str) -> dict[str, Any]:
     """The mapping of a new index for staged columns. The timestamp is kept to the nanosecond, so to the microsecond."""
-    made = {name: {"type": _mapped(kind, name, place)} for name, kind in zip(names, schema.types, strict=True)}
-    return {**made, timestamp_field: {"type": "date_nanos"}}
+    made = {name: _field(_mapped(kind, name, place)) for name, kind in zip(names, schema.types, strict=True)}
+    return {**made, timestamp_field: _field("date_nanos")}
+
+
+def _field(mapped: str) -> dict[str, Any]:
+    # The index refuses a document with a longer text, unless it is told not to make that searchable.
+    return {"type": mapped, "ignore_above": _LONGEST_TERM} if mapped == "keyword" else {"type": mapped}
 
 
 def _mapped(kind: pa.DataType, name: str, place: str) -> str:

@@ -12,14 +12,16 @@ from typing import Any
 
 from attrs import asdict, frozen
 
-from pipeline_core import Claim, PermanentError, PipelineError, Window
+from pipeline_core import Claim, PipelineError, TransientError, Window
 from pipeline_core.ledger import Adoption, Entry, LedgerChange, Scope, adopt, enter, scope_text
 from pipeline_elasticsearch.bulk import Operation, operation, write
 from pipeline_elasticsearch.client import Client, path
 from pipeline_elasticsearch.counting import WHOLE
 
 INDEX = "pipeline-ledger"
-_MOST = 10_000  # entries that a search gives at once
+_PAGE = 10_000  # entries that a search gives at once
+_FIELDS = ("pipeline", "start_us", "end_us", "fence", "scope")
+_ORDER = ["start_us", "end_us", "fence", "pipeline"]
 _LONG, _KEYWORD = {"type": "long"}, {"type": "keyword"}
 _MAPPING = {
     "dynamic": "strict",
@@ -99,15 +101,21 @@ class TargetLedger:
 
     def _found(self, query: dict[str, Any]) -> list[Entry]:
         self.client.ask("POST", path(INDEX, "_refresh"), {"ignore_unavailable": True})
-        body = {"query": query, "size": _MOST, "track_total_hits": True}
-        answer = self.client.ask_for(
-            dict[str, Any], "POST", path(INDEX, "_search"), {**WHOLE, "ignore_unavailable": True}, body
-        )
-        hits = answer["hits"]
-        if hits["total"]["value"] > _MOST:
-            raise PermanentError(f"{self.place}: more than {_MOST} published windows were found; name a narrower span")
-        fields = ("pipeline", "start_us", "end_us", "fence", "scope")
-        return [Entry(*(hit["_source"][name] for name in fields)) for hit in hits["hits"]]
+        body = {"query": query, "size": _PAGE, "track_total_hits": True, "sort": _ORDER}
+        asked = {**WHOLE, "ignore_unavailable": True}
+        found: list[Entry] = []
+        while True:
+            hits = self.client.ask_for(dict[str, Any], "POST", path(INDEX, "_search"), asked, body)["hits"]
+            found += [Entry(*(hit["_source"][name] for name in _FIELDS)) for hit in hits["hits"]]
+            if len(hits["hits"]) < _PAGE:
+                break
+            body["search_after"] = hits["hits"][-1]["sort"]
+        if len(found) != hits["total"]["value"]:
+            raise TransientError(
+                f"{self.place}: {len(found)} entries of the ledger were read, but it holds {hits['total']['value']}; "
+                "others publish meanwhile: it is read again"
+            )
+        return found
 
     def _entry(self, claim: Claim) -> Entry:
         window = claim.window
