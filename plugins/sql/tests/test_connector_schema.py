@@ -206,6 +206,34 @@ def test_the_ddl_of_what_is_there_names_what_it_lacks(database: Database, load: 
     assert database.columns() == ["at", "n"]
 
 
+def test_a_table_whose_forerunner_kept_the_indexs_name(database: Database, load: MakeLoad, publish: Publish) -> None:
+    """It was renamed away, twice, and its index was not: each new one gets a name that is free."""
+    for was in ("first", "second", "third"):
+        with database.side(table="made", create=True) as side:
+            given = load(DAY, rows(n=1))
+            side.upload(given)
+            assert publish(side, given) == 1
+            assert list(side.problems()) == []
+        database.run(
+            f"ALTER TABLE made RENAME TO {was}", "DROP TABLE pipeline_ledger", "DROP TABLE pipeline_ledger_head"
+        )
+
+
+def test_an_indexs_name_is_no_longer_than_the_database_takes(database: Database, load: MakeLoad) -> None:
+    """Two long names that only their ends tell apart, in letters of several bytes; the same name every time."""
+    table, columns = "t" * 40, ["é" * 25 + "a", "é" * 25 + "b"]
+    database.run(f"CREATE TABLE {table} ({columns[0]} {database.instant}, {columns[1]} {database.instant})")
+    for column in columns:
+        with database.side(table=table, timestamp_column=column) as side:
+            (advice,) = side.problems()
+            assert side.ddl(pa.table({name: rows()["at"] for name in columns}), {})[-1] == advice.remedy
+        database.run(advice.remedy)
+        with database.side(table=table, timestamp_column=column) as side:
+            assert list(side.problems()) == []
+    with database.side(table=f"{table}2", timestamp_column=columns[0], create=True) as side:
+        side.upload(load(DAY, rows().rename_columns([columns[0]])))
+
+
 @pytest.mark.parametrize(
     ("changes", "staged", "error", "said"),
     [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
@@ -258,7 +259,11 @@ class SqlConnector(Source, Target):
             )
 
     def _index_ddl(self, connection: sa.Connection, side: Side) -> str:
-        return create_index(side.table.schema, side.table.name, side.timestamp.name, connection.dialect)
+        return self._create_index(connection, side.table.schema, side.table.name, side.timestamp.name)
+
+    def _create_index(self, connection: sa.Connection, schema: str | None, name: str, column: str) -> str:
+        taken = partial(self._engine.has_index, connection, schema)
+        return create_index(schema, name, column, connection.dialect, taken)
 
     # --- extraction ---------------------------------------------------------------------------------------------------
 
@@ -373,7 +378,7 @@ class SqlConnector(Source, Target):
         if table is None:
             self._check_schema(connection)
             columns = self._new_table(schema, names)
-            index = create_index(self._schema, self._name, self._timestamp_of(names), dialect)
+            index = self._create_index(connection, self._schema, self._name, self._timestamp_of(names))
             return [*ledger, create_table(self._schema, self._name, columns, dialect), index]
         if self._settings.new_columns != "add":
             return ledger

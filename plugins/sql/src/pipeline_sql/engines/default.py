@@ -297,6 +297,11 @@ class Engine:
         """Whether a range of the column can be found without reading the whole table, where the rows hold `scope`."""
         return any(leads_to(column.name, keys, scope) for keys in self._indexes(connection, table))
 
+    def has_index(self, connection: sa.Connection, schema: str | None, name: str) -> bool:
+        """Whether an index of another table has that name, where a database allows it only once."""
+        del connection, schema, name
+        return False
+
     def _indexes(self, connection: sa.Connection, table: Table) -> list[Sequence[str | None]]:
         """The columns of each index that finds ranges; None for an expression."""
         inspector = sa.inspect(connection)

@@ -307,6 +307,10 @@ class PostgresEngine(Engine):
         )
         return Table(found.schema, found.name, columns, found.kind in ("v", "m"))
 
+    def has_index(self, connection: sa.Connection, schema: str | None, name: str) -> bool:
+        found = sa.text("SELECT to_regclass(:name) IS NOT NULL")
+        return bool(connection.execute(found, {"name": _quoted(schema, name)}).scalar_one())
+
     def _indexes(self, connection: sa.Connection, table: Table) -> list[Sequence[str | None]]:
         asked = {"schema": table.schema, "table": table.name}
         return list(connection.execute(sa.text(_INDEXES), asked).scalars())

@@ -270,6 +270,11 @@ class SqliteEngine(Engine):
         )
         return list(connection.execute(listed, {"schema": schema}).scalars())
 
+    def has_index(self, connection: sa.Connection, schema: str | None, name: str) -> bool:
+        master = named(schema, "sqlite_master")
+        found = sa.select(sa.literal(1)).select_from(master).where(named_column("name").collate("NOCASE") == name)
+        return connection.execute(found).first() is not None
+
     def indexed(self, connection: sa.Connection, table: Table, column: Column, scope: Mapping[str, Any]) -> bool:
         # Asked of the planner itself: it knows row ids, partial indexes, collations and the table behind a view.
         value = named_column(column.name)
