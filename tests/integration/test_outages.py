@@ -29,6 +29,7 @@ from pipeline_core import (
     tasks,
 )
 from pipeline_core.testing import MemorySettings, MemoryTable
+from pipeline_objects.stage import ObjectStage
 from pipeline_sql.settings import SqlSettings
 from pipeline_sql.store import SqlRecordStore
 from worlds import WORLDS, World
@@ -198,7 +199,7 @@ def test_a_store_that_is_away_from_the_start_is_named(world: World, limits: dict
         pipeline.run(now=NOW, **limits)
 
 
-@pytest.mark.parametrize("verb", ["spans", "apply"])
+@pytest.mark.parametrize("verb", ["spans", "apply", "records"])
 def test_a_run_begins_once_the_store_answers(world: World, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     """What it waits for as it claims, a lock for instance, it waits for as it plans."""
     lost = Forgetful(monkeypatch, verb, done=False, times=3)
@@ -206,6 +207,19 @@ def test_a_run_begins_once_the_store_answers(world: World, monkeypatch: pytest.M
     report, _ = run(world, outage)
     assert (report["windows"], lost.left) == ({"loaded": WINDOWS}, 0)
     assert {event.fields["of"] for event in outage.told if event.step == "away"} == {"the store"}
+
+
+def test_a_stage_that_cannot_be_looked_over_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it is asked amid what the store is asked."""
+
+    def away(stage: ObjectStage, prefix: str) -> list[str]:
+        monkeypatch.undo()
+        raise TransientError("503")
+
+    monkeypatch.setattr(ObjectStage, "keys", away)
+    outage = Outage(world, "never")
+    run(world, outage)
+    assert [event.fields["of"] for event in outage.told if event.step == "away"] == ["the stage"]
 
 
 @pytest.mark.parametrize("nth", [1, 2, 5, 6])
@@ -297,9 +311,11 @@ class Forgetful:
         self.left = times
         plain = getattr(SqlRecordStore, verb)
 
-        def forgetting(store: SqlRecordStore, *given: Any) -> Any:
-            lost = self.left > 0 and (len(given) < 2 or given[1].status in (Status.DONE, Status.QUARANTINED))
-            answer = plain(store, *given) if done or not lost else None
+        def forgetting(store: SqlRecordStore, *given: Any, **named: Any) -> Any:
+            verdict = given[1] if len(given) > 1 else None
+            ends = not isinstance(verdict, Verdict) or verdict.status in (Status.DONE, Status.QUARANTINED)
+            lost = self.left > 0 and ends
+            answer = plain(store, *given, **named) if done or not lost else None
             if lost:
                 self.left -= 1
                 raise TransientError("deadlock: try again")
