@@ -296,6 +296,20 @@ class CommitsTheInsert(MemoryConnector):
             self.table.rows = self.rows
 
 
+class InsertsBesideTheOldRows(MemoryConnector):
+    """Without a transaction: new rows come batch by batch, and the old ones were to go last."""
+
+    class publication(MemoryPublication):  # noqa: N801
+        """Inserts each batch for good."""
+
+        def delete(self, window: Window) -> int:
+            return len(self.guarded().inside(window, self.scope))
+
+        def insert(self, load: Load) -> None:
+            for batch in load.read():
+                self.rows = self.table.rows = self.guarded().plus(self.table.fitted(pa.table(batch)))
+
+
 class CommitsTheLedger(MemoryConnector):
     """With the guard: what was rolled back counts as published."""
 
@@ -932,6 +946,7 @@ TABLE = [
     Mutant("whole or not at all", CommitsTheDelete, ROLLBACK),
     Mutant("whole or not at all", CommitsTheDelete, "test_a_publication_is_seen_whole_or_not_at_all"),
     Mutant("whole or not at all", CommitsTheInsert, ROLLBACK),
+    Mutant("whole or not at all", InsertsBesideTheOldRows, "test_half_a_load_does_not_count_as_whole"),
     Mutant("whole or not at all", CommitsTheLedger, ROLLBACK),
     Mutant("whole or not at all", CommitsOnAnyEnd, ROLLBACK),
     Mutant("fenced", ChecksBeforeItLocks, "test_overlapping_publications_queue_at_the_guard"),

@@ -33,7 +33,7 @@ class Cluster:
 
     def index(self, properties: Mapping[str, Any], *documents: Mapping[str, Any], **settings: Any) -> str:
         """Makes an index with that mapping and those documents; its name."""
-        name = f"test-{next(NUMBERS)}"
+        name = f"test-{next(NUMBERS):04}"
         more = {"number_of_shards": 2, "number_of_replicas": 0, **settings.pop("settings", {})}
         self.client.indices.create(index=name, mappings={"properties": properties, **settings}, settings=more)
         self.put(name, *documents)

@@ -60,6 +60,12 @@ def test_every_type(cluster: Any) -> None:
     assert row == {name: case[2] for name, case in cases.items()}
 
 
+def put_letters(cluster: Any, index: str, id_: str, source: str) -> None:
+    """Indexes a document letter for letter."""
+    json = {"content-type": "application/json", "accept": "application/json"}
+    cluster.client.perform_request("PUT", f"/{index}/_doc/{id_}?refresh=true", headers=json, body=source)
+
+
 def known(cluster: Any, mapping: Mapping[str, Any]) -> bool:
     from elasticsearch import BadRequestError
 
@@ -77,6 +83,7 @@ def known(cluster: Any, mapping: Mapping[str, Any]) -> bool:
         ({"type": "date"}, "2013-03-10T05:06:07.123-05:00", "2013-03-10 10:06:07.123000+00:00"),
         ({"type": "date"}, 1_362_891_967_123, "2013-03-10 05:06:07.123000+00:00"),
         ({"type": "date"}, 2013, "2013-01-01 00:00:00+00:00"),
+        ({"type": "date", "format": "epoch_millis"}, 2013, "1970-01-01 00:00:02.013000+00:00"),
         ({"type": "date", "format": "epoch_second"}, 1_362_891_967, "2013-03-10 05:06:07+00:00"),
         ({"type": "date", "format": "dd/MM/yyyy HH:mm"}, "10/03/2013 05:06", "2013-03-10 05:06:00+00:00"),
         ({"type": "date_nanos"}, "2013-03-10T05:06:07.123456789Z", "2013-03-10 05:06:07.123456+00:00"),
@@ -142,12 +149,7 @@ def test_a_whole_document_letter_for_letter(cluster: Any) -> None:
 
     source = '{"z":1.10,"at":"2013-03-10T12:00:00Z","big":123456789012345678901234567890,"o":{},"l":[],"s":"\\u00e9 é"}'
     index = cluster.index({**DATE, "big": {"type": "keyword"}, "o": {"type": "object"}})
-    cluster.client.perform_request(
-        "PUT",
-        f"/{index}/_doc/x%2F1?refresh=true",
-        headers={"content-type": "application/json", "accept": "application/json"},
-        body=source,
-    )
+    put_letters(cluster, index, "x%2F1", source)
     with cluster.side(index, shape="document") as side:
         table = extracted(side)
         assert table.column_names == ["_id", "_index", "at", "_source"]
@@ -157,6 +159,29 @@ def test_a_whole_document_letter_for_letter(cluster: Any) -> None:
         assert extracted(side, exclude=frozenset({"_id"})).column_names == ["_index", "at", "_source"]
         with pytest.raises(SideError, match="exclude"):
             extracted(side, exclude=frozenset({"at"}))
+
+
+def test_texts_are_what_the_index_holds(cluster: Any) -> None:
+    """A number as it was written, not as Python would write it; half a character is none."""
+    index = cluster.index({**DATE, "k": {"type": "keyword"}})
+    numbers = ["19.90", "12345678901234567.89", "1e5", "123456789012345678901234567890"]
+    for at, number in enumerate(numbers):
+        put_letters(cluster, index, str(at), f'{{\n "at": "{NOON}",\n "k": {number}\n}}')
+    terms = cluster.client.search(index=index, size=0, aggregations={"k": {"terms": {"field": "k"}}})
+    assert {bucket["key"] for bucket in terms["aggregations"]["k"]["buckets"]} == set(numbers)
+    put_letters(cluster, index, "half", f'{{"at":"{NOON}","k":"abc\\ud83d"}}')
+    with cluster.side(index) as side:
+        assert sorted(extracted(side).column("k").to_pylist()) == sorted([*numbers, "abc�"])
+    with cluster.side(index, shape="document") as side:
+        assert f'{{"at":"{NOON}","k":"abc\\ufffd"}}' in extracted(side).column("_source").to_pylist()
+
+
+def test_dates_that_the_index_does_not_hold_so(cluster: Any) -> None:
+    """Malformed ones that Python could read all the same, and a year before 0."""
+    when = {"when": {"type": "date", "ignore_malformed": True}}
+    for value in ("2013-03-10 05:06:07", "2013-03-10T05:06:07+25:00", -2013):
+        with pytest.raises(PermanentError, match="field 'when': found"):
+            one(cluster, when, {"when": value})
 
 
 def test_indices_that_differ(cluster: Any) -> None:

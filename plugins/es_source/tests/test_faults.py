@@ -206,6 +206,7 @@ def test_too_much_to_write_heals(answering: Any) -> None:
 
 
 WHOLE = {
+    "indices": ["flights"],
     "fields": {"@timestamp": {"date": {"searchable": True, "aggregatable": True}}},
     "timed_out": False,
     "_shards": {"total": 2, "successful": 2, "skipped": 0, "failed": 0},

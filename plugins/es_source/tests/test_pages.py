@@ -39,12 +39,16 @@ CLEAN = {
 
 def answer(*sources: Any, **changes: Any) -> bytes:
     """What a server would send."""
-    hits = [{"_index": "i", "_id": str(n), "_source": each, "sort": [n]} for n, each in enumerate(sources)]
+    hits = [
+        {"_index": "i", "_id": str(n), "_score": None, "_ignored": ["text"], "_source": each, "sort": [n]}
+        for n, each in enumerate(sources)
+    ]
     head = {
         "pit_id": "p",
+        "took": 3,
         "timed_out": False,
         "_shards": {"total": 1, "successful": 1, "skipped": 0, "failed": 0},
-        "hits": {"total": {"value": len(hits), "relation": "eq"}, **({"hits": hits} if hits else {})},
+        "hits": {"total": {"value": len(hits), "relation": "eq"}, "max_score": None, "hits": hits},
     }
     return json.dumps(head | changes, ensure_ascii=False).encode()
 
@@ -95,6 +99,41 @@ def test_clean_documents_go_the_fast_way() -> None:
     nested = FieldsShape(DOTTED, "here").read_fast(answer({"a": {"b": {"c": 1}, "d": "x"}, "e": 2}, {"a": None}))
     assert nested is not None
     assert [row["a.b.c"] for row in nested.rows.to_pylist()] == [1, None]
+
+
+def test_documents_on_several_lines_go_the_fast_way() -> None:
+    """As an answer holds them that were indexed so."""
+    body = json.dumps(json.loads(answer(CLEAN, {"text": "b"})), indent=2).replace("\n", "\r\n").encode()
+    page = FieldsShape(COLUMNS, "here").read_fast(body)
+    assert page is not None
+    assert page.rows.column("text").to_pylist() == [CLEAN["text"], "b"]
+
+
+@pytest.mark.parametrize("half", [r"\ud83d", r"\uDE00", r"\\\ud83d", r"\ude00\ud83d"])
+def test_half_a_character(half: str) -> None:
+    """Stands for none; whole ones, and what looks like one behind a backslash, stay."""
+    body = answer({"text": "x@y"}, {"text": "🛫"}).replace("🛫".encode(), rb"\ud83d\udeeb \\ud83d")
+    page = FieldsShape(COLUMNS, "here").read(body.replace(b"@", half.encode()))
+    found, whole = page.rows.column("text").to_pylist()
+    assert found == {r"\\\ud83d": "x\\�y", r"\ude00\ud83d": "x��y"}.get(half, "x�y")
+    assert whole == "🛫 \\ud83d"
+
+
+@pytest.mark.parametrize("literal", ["19.90", "1e5", "12345678901234567.89", "123456789012345678901234567890", "-0.0"])
+def test_a_number_in_a_text_column_is_what_was_written(literal: str) -> None:
+    """A column of numbers reads the same as before."""
+    columns = [Column("text", pa.string()), Column("ratio", pa.float64())]
+    body = answer({"text": "@", "ratio": "@"}).replace(b'"@"', literal.encode())
+    (row,) = FieldsShape(columns, "here").read(body).rows.to_pylist()
+    assert row == {"text": literal, "ratio": float(literal)}
+
+
+def test_a_date_that_the_index_ignored() -> None:
+    """Is an error, however readable it looks; a text that it ignored, for its length, is none."""
+    body = answer(CLEAN, CLEAN | {"at": "2013-03-10 05:06:07"})
+    assert FieldsShape(COLUMNS, "here").read_fast(body) is not None
+    with pytest.raises(PermanentError, match="document '0' of index 'i', field 'at'"):
+        FieldsShape(COLUMNS, "here").read(body.replace(b'["text"]', b'["text", "at"]'))
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_values_of_a_date_field(value: object, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [True, "", "soon", "2013-3-1", "2013-13-01", "2013-02-30", "NaN", [], None, "Infinity"]
+    "value", [True, "", "soon", -2013, "+2013", "2013-3-1", "2013-13-01", "2013-02-30", "NaN", [], None, "Infinity"]
 )
 def test_what_is_no_date(value: object) -> None:
     """A ValueError, whatever it is."""
@@ -72,5 +72,6 @@ def test_formats_that_are_left_to_the_server() -> None:
     assert readable(None)
     assert readable("strict_date_optional_time||epoch_millis")
     assert not readable("epoch_second")
+    assert not readable("epoch_millis||strict_date_optional_time")
     assert not readable("strict_date_optional_time||epoch_second")
     assert not readable("dd/MM/yyyy")

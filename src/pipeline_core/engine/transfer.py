@@ -200,12 +200,12 @@ def _reader(parts: Parts, window: Window, staged: Staged) -> Callable[[], Batche
 def sweep(parts: Parts) -> None:
     """Removes staged files of windows that are no longer open: superseded ones, and what a late worker left behind."""
     # Listed before the records are read: what is staged after that is no business of ours, whatever is reopened.
-    keys = parts.stage.keys(f"{parts.pipeline}/")
+    keys = blaming("stage")(parts.stage.keys)(f"{parts.pipeline}/")
     open_windows = {record.window for record in parts.store.records(parts.pipeline, Status.PENDING, Status.RUNNING)}
     for key in keys:
         found = _window_and_fence(key)
         if found is not None and found[0] not in open_windows:
-            parts.stage.remove(key)
+            blaming("stage")(parts.stage.remove)(key)
 
 
 def _blamed(part: str, batches: Batches) -> Batches:

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from functools import partial
 from itertools import pairwise
 from threading import Event, Thread
@@ -454,6 +454,26 @@ class ConnectorSuite(ABC):
                         continue
                     expect(f"after {verb} others count the old rows", other, got, 3, window=NOON)
             self._count(other, NOON, 1)
+
+    def test_half_a_load_does_not_count_as_whole(self) -> None:
+        """Its first rows and the old ones together, which are as many, would pass for a window that is done."""
+        times = [NOON.start_us + n for n in range(4)]
+        gone: list[bool] = []
+
+        def read() -> Iterator[pa.Table]:
+            yield self._rows(times[:2])
+            if gone:
+                raise OSError("the stage is gone")
+            yield self._rows(times[2:])
+
+        load = self._load(NOON, times, fence=11, read=read)
+        with self._target(self._filled([NOON.end_us - 2, NOON.end_us - 1])) as side:
+            side.upload(load)
+            gone.append(True)  # for a target that reads the rows again; another one publishes what it has
+            with suppress(OSError):
+                publish(side, load)
+            promise = "a load counts as whole once it is published"
+            expect(promise, side, side.count(NOON) == len(times), side.published(load), window=NOON)
 
     def test_published_tells_what_the_ledger_holds(self) -> None:
         """Of this very window, pipeline and fence; before, after, and from another side."""

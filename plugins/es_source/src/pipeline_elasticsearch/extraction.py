@@ -103,9 +103,8 @@ class Extraction:
             body["slice"] = {"id": part.number, "max": self.slices}
         if part.after is not None:
             body["search_after"] = part.after
-        asked = {**WHOLE, **self.shape.parameters}
         try:
-            answer = self.client.ask("POST", "/_search", asked, body)
+            answer = self.client.ask("POST", "/_search", WHOLE, body)
         except NoMemoryError:
             if part.page_rows <= _FIRST_ROWS:
                 raise

@@ -49,7 +49,7 @@ def translated(place: str) -> Iterator[None]:
         text = _root_text(error)
         raise TransientError(f"{place}: cannot be reached: {text}; see whether it runs", side_down=True) from None
     except msgspec.DecodeError as error:
-        raise PermanentError(f"{place}: an answer that cannot be read: {error}; correct url") from None
+        raise PermanentError(f"{place}: an answer that cannot be read: {error}; see what answers there") from None
     except elastic_transport.TransportError as error:
         raise PermanentError(f"{place}: an answer that cannot be read: {redact(str(error))}") from None
 

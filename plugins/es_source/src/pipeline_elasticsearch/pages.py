@@ -7,6 +7,7 @@ itself would read it. Both give the same values.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
@@ -27,11 +28,13 @@ from pipeline_elasticsearch.values import MISFIT, Read, reader
 _SHARDS = pa.struct([(name, pa.int64()) for name in ("total", "successful", "skipped", "failed")])
 _CLUSTERS = pa.struct([(name, pa.int64()) for name in ("skipped", "partial", "failed", "running")])
 _TOTAL = pa.struct([("value", pa.int64()), ("relation", pa.string())])
-_READ = ",".join(
-    ["pit_id", "timed_out", "_shards", "_clusters", "hits.total"]
-    + [f"hits.hits.{part}" for part in ("_id", "_index", "_source", "sort", "fields", "ignored_field_values")]
-)
 _SHOWN = 200  # characters of a value in a message
+#: An escape of JSON; a character beyond the first 65,536 is two of them, and one of these alone is half of it.
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][\da-fA-F]{2}\\u[dD][c-fC-F][\da-fA-F]{2}|(?P<half>u[dD][89a-fA-F][\da-fA-F]{2})|.)", re.DOTALL
+)
+#: Numbers with a fraction or an exponent stay as they are written: a keyword holds 19.90, not 19.9.
+_LITERAL = msgspec.json.Decoder(float_hook=str)
 
 
 @frozen
@@ -57,11 +60,6 @@ class Shape(Protocol):
         """What a search has to ask for, beside its query."""
         ...
 
-    @property
-    def parameters(self) -> Mapping[str, str]:
-        """What its request has to say."""
-        ...
-
     def read(self, body: bytes) -> Page:
         """The rows of an answer. Raises PermanentError for a value that its column cannot hold."""
         ...
@@ -74,6 +72,7 @@ class _Hit(msgspec.Struct):
     source: msgspec.Raw = msgspec.field(name="_source", default=msgspec.Raw(b"{}"))
     fields: dict[str, list[Any]] = {}
     ignored: dict[str, list[Any]] = msgspec.field(name="ignored_field_values", default_factory=dict)
+    unread: list[str] = msgspec.field(name="_ignored", default_factory=list)
 
 
 class _Hits(msgspec.Struct):
@@ -90,10 +89,18 @@ class _Answer(msgspec.Struct):
 
 
 def _hits(body: bytes, place: str) -> _Answer:
-    with translated(place):
+    try:
         answer = msgspec.json.decode(body, type=_Answer)
+    except msgspec.DecodeError:
+        with translated(place):
+            answer = msgspec.json.decode(_paired(body), type=_Answer)
     checked({"timed_out": answer.timed_out, "_shards": answer.shards, "_clusters": answer.clusters}, place)
     return answer
+
+
+def _paired(body: bytes) -> bytes:
+    """The answer with U+FFFD in place of each half of a character: the server takes such texts, and no target does."""
+    return _ESCAPE.sub(lambda found: rb"\ufffd" if found["half"] else found[0], body)
 
 
 def _page(answer: _Answer, rows: pa.RecordBatch) -> Page:
@@ -140,10 +147,6 @@ class FieldsShape:
         fields = [{"field": column.name, "format": ISO} for column in self.columns if column.asked]
         return {"fields": fields} if fields else {}
 
-    @property
-    def parameters(self) -> Mapping[str, str]:
-        return {"filter_path": _READ}
-
     def read(self, body: bytes) -> Page:
         return (self.read_fast(body) if self._fast else None) or self.read_tolerant(body)
 
@@ -152,6 +155,11 @@ class FieldsShape:
     @cached_property
     def _fast(self) -> bool:
         return not any(column.as_json or column.asked for column in self.columns)
+
+    @cached_property
+    def _dates(self) -> frozenset[str]:
+        """Of instants: what the index ignored, as malformed, may look like one all the same."""
+        return frozenset(column.name for column in self.columns if column.type == INSTANT)
 
     @cached_property
     def _options(self) -> pj.ParseOptions:
@@ -163,20 +171,31 @@ class FieldsShape:
                 place = place.setdefault(part, {})
             place[last] = column.arrow
         hit = pa.struct(
-            [("_id", pa.string()), ("_index", pa.string()), ("_source", _struct(tree)), ("sort", pa.list_(pa.int64()))]
+            [
+                ("_id", pa.string()),
+                ("_index", pa.string()),
+                ("_score", pa.null()),
+                ("_routing", pa.string()),
+                ("_ignored", pa.list_(pa.string())),
+                ("_source", _struct(tree)),
+                ("sort", pa.list_(pa.int64())),
+            ]
         )
         schema = pa.schema(
             [
                 ("pit_id", pa.string()),
+                ("took", pa.int64()),
                 ("timed_out", pa.bool_()),
+                ("num_reduce_phases", pa.int64()),
                 ("_shards", _SHARDS),
                 ("_clusters", _CLUSTERS),
-                ("hits", pa.struct([("total", _TOTAL), ("hits", pa.list_(hit))])),
+                ("hits", pa.struct([("total", _TOTAL), ("max_score", pa.null()), ("hits", pa.list_(hit))])),
             ]
         )
         # A field inside an object may also be written with a dot in its name, which must not go unseen.
         nested = any("." in column.name for column in self.columns)
-        return pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error" if nested else "ignore")
+        unexpected = "error" if nested else "ignore"
+        return pj.ParseOptions(explicit_schema=schema, newlines_in_values=True, unexpected_field_behavior=unexpected)
 
     def read_fast(self, body: bytes) -> Page | None:
         """The page; None where a document is not written as the mapping says."""
@@ -191,6 +210,8 @@ class FieldsShape:
         listed = pc.struct_field(hits, "hits")
         found = listed.flatten()
         total = pc.struct_field(hits, "total")[0].as_py()
+        if not set(pc.struct_field(found, "_ignored").flatten().unique().to_pylist()).isdisjoint(self._dates):
+            return None
         source = pc.struct_field(found, "_source")
         arrays = [pc.struct_field(source, column.name.split(".")) for column in self.columns]
         rows = pa.RecordBatch.from_arrays(arrays, schema=self.schema)
@@ -203,8 +224,10 @@ class FieldsShape:
         """The page, value by value. Raises PermanentError for one that its column cannot hold."""
         answer = _hits(body, self.place)
         hits = answer.hits.hits
-        sources = [msgspec.json.decode(hit.source) for hit in hits]
-        arrays = [self._array(column, hits, sources) for column in self.columns]
+        literal = [_LITERAL.decode(hit.source) for hit in hits]
+        as_json = any(column.as_json for column in self.columns)
+        plain = [msgspec.json.decode(hit.source) for hit in hits] if as_json else []
+        arrays = [self._array(column, hits, plain if column.as_json else literal) for column in self.columns]
         return _page(answer, pa.RecordBatch.from_arrays(arrays, schema=self.schema))
 
     def _array(self, column: Column, hits: Sequence[_Hit], sources: Sequence[Any]) -> pa.Array:
@@ -212,9 +235,11 @@ class FieldsShape:
         values = []
         for hit, source in zip(hits, sources, strict=True):
             try:
+                if column.name in hit.unread and column.name in self._dates:
+                    raise ValueError
                 values.append(self._asked(column, hit) if column.asked else read(source))
             except MISFIT:
-                found = hit.fields.get(column.name) or hit.ignored.get(column.name) or source
+                found = hit.fields.get(column.name) or hit.ignored.get(column.name) or hit.source
                 raise _misfit(self.place, column.name, hit, found, str(column.arrow)) from None
         try:
             return pa.array(values, column.arrow)
@@ -256,11 +281,6 @@ class DocumentShape:
     def asks(self) -> Mapping[str, Any]:
         return {"fields": [{"field": self.timestamp_field, "format": ISO}]}
 
-    @property
-    def parameters(self) -> Mapping[str, str]:
-        # To leave out a part of an answer, the server writes each document anew: 1.10 becomes 1.1.
-        return {}
-
     def read(self, body: bytes) -> Page:
         answer = _hits(body, self.place)
         hits = answer.hits.hits
@@ -291,7 +311,6 @@ class IdentitiesShape:
 
     schema = pa.schema([("_id", pa.string())])
     asks: Mapping[str, Any] = {"_source": False}
-    parameters: Mapping[str, str] = {"filter_path": _READ}
 
     def __init__(self, place: str) -> None:
         self._place = place

@@ -31,6 +31,7 @@ _FORM = re.compile(
     r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:T(?:(\d\d)(?::(\d\d)(?::(\d\d)(?:[.,](\d{1,9}))?)?)?)?(Z|[+-]\d\d(?::?\d\d)?)?)?)?)?",
     re.ASCII,
 )
+_SIGNED_YEAR = re.compile(r"[+-]\d{4}", re.ASCII)
 
 
 @frozen
@@ -69,18 +70,25 @@ def ceil_millis(us: int) -> int:
 
 
 def readable(format_: str | None) -> bool:
-    """Whether `micros` reads every value that a field of this mapping format takes; None is the default format."""
-    return format_ is None or set(format_.split("||")) <= _READABLE
+    """Whether `micros` reads every value that a field of this mapping format takes; None is the default format.
+
+    Of several formats the first one that fits a value decides, and four digits fit both a year and milliseconds.
+    """
+    formats = ["strict_date_optional_time"] if format_ is None else format_.split("||")
+    return formats[0] != "epoch_millis" and set(formats) <= _READABLE
 
 
 def micros(value: object) -> int:
     """A value of a date field, microseconds UTC; what is finer is cut off. Raises ValueError for any other text.
 
-    As the server reads it: four digits are a year, more are milliseconds since 1970, and no zone means UTC.
+    As the server reads it: four digits are a year, more are milliseconds since 1970, and no zone means UTC. A year
+    before 0, which is four digits with a sign, is such other text.
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError  # noqa: TRY004 - who asks knows the place and says it
     text = repr(value) if isinstance(value, float) else str(value)
+    if _SIGNED_YEAR.fullmatch(text):
+        raise ValueError
     match = _FORM.fullmatch(text)
     if match is None:
         return _epoch_millis(text)
