@@ -34,7 +34,8 @@ class TransientError(PipelineError):
 
     `retry_after` is the wait in seconds that the other side asked for, if it did. `side_down` says that the whole
     side is unreachable or throttles, so that no other window would fare better: the run then stops claiming, and the
-    window's attempts are left alone. The core notes in `part` whose it is: `source`, `stage`, `target` or `host`.
+    window's attempts are left alone. The core notes in `part` whose it is: `source`, `stage`, `target`,
+    `store` or `host`.
     """
 
     part: str | None = None

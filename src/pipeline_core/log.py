@@ -13,12 +13,13 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from attrs import define, field, frozen
 
 from pipeline_core.contracts import Observer
+from pipeline_core.errors import ConfigError
 from pipeline_core.record import Event
 from pipeline_core.secrets import redact
 from pipeline_core.window import Window, iso
@@ -61,9 +62,31 @@ class Reporter:
         if (number, step) in self._complained:
             return
         self._complained.add((number, step))
-        # As text, because a formatter of the program's own would print a traceback with its secrets.
-        trace = redact("".join(traceback.format_exception(error))).rstrip()
-        LOGGER.warning("observer %s failed at step %s; it is told of later steps\n%s", _name(observer), step, trace)
+        name, trace = _name(observer), _trace(error)
+        LOGGER.warning("observer %s failed at step %s; it is told of later steps\n%s", name, step, trace)
+
+
+@contextmanager
+def opened(name: str, opening: AbstractContextManager[Observer]) -> Iterator[Observer | None]:
+    """The observer, None where it could not be opened; closed on the way out, in which it may fail too.
+
+    Either is logged, and goes no further, unless what it needs is not configured: raises ConfigError.
+    """
+    stack = ExitStack()
+    observer = None
+    try:
+        observer = stack.enter_context(opening)
+    except ConfigError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a stranger's code, as above
+        LOGGER.warning("%s could not be opened; it is told of nothing\n%s", name, _trace(error))
+    try:
+        yield observer
+    finally:
+        try:
+            stack.close()
+        except Exception as error:  # noqa: BLE001 - as above
+            LOGGER.warning("%s failed when it was closed\n%s", name, _trace(error))
 
 
 @frozen
@@ -198,6 +221,11 @@ def cleaned(value: Any) -> Any:
 
 def _exception(formatter: logging.Formatter, record: logging.LogRecord) -> str | None:
     return formatter.formatException(record.exc_info) if record.exc_info else record.exc_text
+
+
+def _trace(error: Exception) -> str:
+    """As text, because a formatter of the program's own would print a traceback with its secrets."""
+    return redact("".join(traceback.format_exception(error))).rstrip()
 
 
 def _name(observer: Observer) -> str:

@@ -23,10 +23,10 @@ from pipeline_core.config.sections import Part
 from pipeline_core.contracts import Batch, Can, Context, Observer, RecordStore
 from pipeline_core.engine import auditing, counting, hands, moving, planning, runner, survey, transfer
 from pipeline_core.engine.outage import GaveUpError, Outages
-from pipeline_core.engine.parts import Parts, never
+from pipeline_core.engine.parts import Parts, blaming, never
 from pipeline_core.errors import ConfigError, Interrupted, PipelineError, TimeError
 from pipeline_core.ledger import Adoption
-from pipeline_core.log import Reporter, timed
+from pipeline_core.log import Reporter, opened, timed
 from pipeline_core.record import Asked, Change, Hand, Pruning, Span, Status
 from pipeline_core.reports import (
     AdoptionReport,
@@ -144,10 +144,12 @@ class Pipeline:
         """Plans, then works until no window is ready, with `workers` threads or on any `executor`.
 
         `start`, `end`: only windows that start there. `limit`: so many windows at most (not across an executor). On an
-        interrupt every worker brings its window back to pending before the exception goes on.
+        interrupt every thread brings its window back to pending before the exception goes on. On an executor workers
+        that have not begun are cancelled then; those that have go on by themselves, until no window is ready.
         """
         self.require(Can.EXTRACT, Can.LOAD)
         outages = Outages.watch(self.config, self.report, threading.Event())
+        outages.store.outlast(lambda: self.store)
         within = outages.store.outlast(lambda: self.within(start, end))
         order = runner.Order(within, limit, self.instant_us(now))
         with timed() as watch:
@@ -319,8 +321,12 @@ class Pipeline:
         The store's clock is read once, when the store is opened: an event costs no query, and can tell that the store
         is away. Before that it is this host's.
         """
-        observers = [self._open.enter_context(part.open(self._context)) for part in self.config.observers]
-        return Reporter(self.config.pipeline, lambda: _host_us() + self._ahead_us, [*observers, *self._observers])
+        observers = list(self._observers)
+        for part in self.config.observers:
+            observer = self._open.enter_context(opened(part.path, part.open(self._context)))
+            if observer is not None:
+                observers.append(observer)
+        return Reporter(self.config.pipeline, lambda: _host_us() + self._ahead_us, observers)
 
     @contextmanager
     def parts(self, stopping: Callable[[], bool] = never) -> Iterator[Parts]:
@@ -342,6 +348,8 @@ class Pipeline:
     def _plan(self, parts: Parts, now_us: int | None, *, within: Window | None = None, dry_run: bool) -> Change:
         config = self.config
         now_us = self.store.now_us() if now_us is None else now_us
+        with blaming("target"):
+            target_zone = parts.target.naive_timezone
         request = planning.Request(
             pipeline=config.pipeline,
             policy=config.policy,
@@ -350,7 +358,7 @@ class Pipeline:
             made_name=None if config.named else config.name,
             begin_us=config.begin_us,
             end_us=config.end_us,
-            target_zone=parts.target.naive_timezone,
+            target_zone=target_zone,
             sealed_us=config.sealed_us(now_us),
             default_record=config.default_record,
             check_fields=config.check_fields,
@@ -407,7 +415,7 @@ class Pipeline:
 
     def _begin(self, order: runner.Order) -> tuple[int | None, runner.Tally]:
         """Plans, reopens what came late, and counts the source's rows that fall into no window; None: not known."""
-        with self.parts() as parts:
+        with self.parts() as parts, blaming("store"):  # the rest is known as somebody's further in
             self._plan(parts, order.now_us, dry_run=False)
             _, not_rechecked = self._aside("recheck", lambda: self._reopen_late(parts, order))
             excluded, not_counted = self._aside("excluded", lambda: counting.excluded(parts))
@@ -445,7 +453,7 @@ class Pipeline:
     def _survey(self, order: runner.Order, outages: Outages) -> runner.Tally:
         """What was done in bulk; where the counts in bulk fail, the workers count window by window."""
         try:
-            with self.parts(outages.stop.is_set) as parts:
+            with self.parts(outages.stop.is_set) as parts, blaming("store"):
                 return survey.survey(parts, order, outages)
         except Exception as error:
             if runner.of_a_side(error) or isinstance(error, Interrupted | GaveUpError):
@@ -467,7 +475,12 @@ class Pipeline:
             raise ValueError("limit: workers on an executor cannot share it; leave out the limit or the executor")
         config = self.config
         futures = [executor.submit(_work_elsewhere, config.mapping, config.profile, order) for _ in range(count)]
-        return _gather(futures)
+        try:
+            return _gather(futures)
+        except BaseException:
+            for future in futures:
+                future.cancel()  # which leaves alone what has begun: nothing reaches it there
+            raise
 
     def _examine(self, name: str) -> list[Finding]:
         try:

@@ -89,12 +89,6 @@ def repeated_hours(zone: ZoneInfo, start_us: int, end_us: int) -> list[tuple[int
     return found
 
 
-def to_naive(us: int, zone: ZoneInfo) -> datetime:
-    """What the local clock shows at the instant `us`, as a naive datetime; both passes of a fold look alike."""
-    known = clock(zone, us)
-    return _naive(us + known.offsets[known.segment(us)], zone)
-
-
 def instant_of_naive(naive: datetime, zone: ZoneInfo) -> int:
     """The one instant, in microseconds UTC, that a stored local value stands for: first pass, or the jump over it.
 

@@ -656,6 +656,28 @@ def test_init_never_overwrites_without_force(shell: Shell) -> None:
     assert shell("config", "validate", "-c", "mine.toml").code == 0
 
 
+@pytest.mark.parametrize("fails", ["opened", "closed"])
+def test_an_observer_that_cannot_be_opened_or_closed_harms_no_run(shell: Shell, fails: str) -> None:
+    """A collector that is away is told in the log, with no secret; the run answers as it would without."""
+    loud = {"type": "moody", "fails": fails, "password": PASSWORD}
+    shell.configure(plugins=["moody"], observers=[loud, {"type": "moody"}])
+    done = shell("run", "--json")
+    assert (done.code, done.json["windows"]) == (0, {"loaded": 6})
+    assert f"observers[0] {'could not be opened' if fails == 'opened' else 'failed when it was closed'}" in done.err
+    assert "ConnectionError: refused ***" in done.err
+    assert PASSWORD not in done.err
+    assert "told the other: run ended" in done.err
+
+
+def test_an_observer_that_lacks_what_it_needs_is_a_fault_of_the_configuration(shell: Shell) -> None:
+    """A reference without a value, and what it refuses itself when it is opened."""
+    for lacking in ({"password": "${env:NOWHERE}"}, {"fails": "configured"}):
+        shell.configure(plugins=["moody"], observers=[{"type": "moody", **lacking}])
+        done = shell("run")
+        assert (done.code, done.out) == (2, "")
+        assert "observers[0]" in done.err
+
+
 # --- interrupts ------------------------------------------------------------------------------------------------------
 
 

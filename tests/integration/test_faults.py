@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from pipeline_core import Event, PermanentError, Pipeline, TransientError, tasks
+from pipeline_core import Event, PermanentError, Pipeline, SideError, TransientError, tasks
 from pipeline_core.engine.counting import count_many
 from pipeline_core.log import JsonFormatter, TextFormatter
+from pipeline_sql.connector import SqlConnector
 
 NOW = "2013-03-10T12:00"
 PASSWORD = "correct-horse-battery"
@@ -140,6 +141,29 @@ def test_a_host_without_threads_puts_no_window_into_quarantine(
         assert {(record.attempts, record.crashes) for record in pipeline.store.records("events")} == {(0, 0)}
     assert left < 1_000 if what == "count" else left == 0
     world.assert_whole()
+
+
+@pytest.mark.parametrize("in_bulk", [True, False])
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), SideError("no right to read")])
+def test_an_end_does_not_wait_for_the_other_sides_retries(
+    world, end: BaseException, in_bulk: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupt or a fault while the target is counted: the source is not tried again, and its wait is cut short."""
+    asked: list[str] = []
+    failing = threading.Event()
+
+    def count(connector: SqlConnector, *_: object) -> int:
+        asked.append(connector.identity["database"])
+        if asked[-1].endswith("source.db"):
+            failing.set()
+            raise TransientError("timed out")
+        assert failing.wait(30)
+        raise end
+
+    monkeypatch.setattr(SqlConnector, "count_many" if in_bulk else "count", count)
+    with world.pipeline(retry={"retries": 1, "wait_s": 2}) as pipeline, pytest.raises(type(end)):
+        pipeline.run(now=NOW, **({} if in_bulk else {"limit": 1}))
+    assert len(asked) == 2
 
 
 def test_a_lock_wait_is_waited_out_and_the_whole_publication_repeated(world) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from types import ModuleType
 
 import pytest
@@ -106,6 +106,22 @@ def test_workers_on_any_executor(world) -> None:
     with ProcessPoolExecutor(2, mp_context=context) as executor, world.pipeline() as pipeline:
         assert pipeline.run(workers=2, executor=executor, now=NOW).windows == {"loaded": 6}
     world.assert_whole()
+
+
+def test_workers_that_have_not_begun_never_do_once_the_run_ends(world) -> None:
+    """An interrupt, or a worker that fails, cancels what waits in the executor."""
+    futures: list[Future] = []
+
+    class Queue(Executor):
+        def submit(self, *_: object) -> Future:
+            futures.append(Future())
+            if len(futures) == 3:
+                futures[0].set_exception(KeyboardInterrupt())
+            return futures[-1]
+
+    with world.pipeline() as pipeline, pytest.raises(KeyboardInterrupt):
+        pipeline.run(workers=3, executor=Queue(), now=NOW)
+    assert [future.cancelled() for future in futures] == [False, True, True]
 
 
 def test_a_limit_and_a_range(world) -> None:

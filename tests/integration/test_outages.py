@@ -29,6 +29,8 @@ from pipeline_core import (
     tasks,
 )
 from pipeline_core.testing import MemorySettings, MemoryTable
+from pipeline_objects.stage import ObjectStage
+from pipeline_sql.settings import SqlSettings
 from pipeline_sql.store import SqlRecordStore
 from worlds import WORLDS, World
 from worlds.base import BEGIN
@@ -186,6 +188,58 @@ def test_a_limit_counts_what_was_done(world: World, any_world: World) -> None:
                 outage.start()
 
 
+@pytest.mark.parametrize("limits", [{}, {"start": "2013-03-10"}])
+def test_a_store_that_is_away_from_the_start_is_named(world: World, limits: dict[str, str]) -> None:
+    """Whoever is to bring it back has to know that it is no side."""
+    nowhere = {"type": "sql", "url": "postgresql+psycopg://reader@127.0.0.1:1/records"}
+    with (
+        world.pipeline(store=nowhere, run={"give_up_after": "0s"}) as pipeline,
+        pytest.raises(TransientError, match="the store was away"),
+    ):
+        pipeline.run(now=NOW, **limits)
+
+
+@pytest.mark.parametrize("verb", ["spans", "apply", "records"])
+def test_a_run_begins_once_the_store_answers(world: World, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    """What it waits for as it claims, a lock for instance, it waits for as it plans."""
+    lost = Forgetful(monkeypatch, verb, done=False, times=3)
+    outage = Outage(world, "never")
+    report, _ = run(world, outage)
+    assert (report["windows"], lost.left) == ({"loaded": WINDOWS}, 0)
+    assert {event.fields["of"] for event in outage.told if event.step == "away"} == {"the store"}
+
+
+def test_a_stage_that_cannot_be_looked_over_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it is asked amid what the store is asked."""
+
+    def away(stage: ObjectStage, prefix: str) -> list[str]:
+        monkeypatch.undo()
+        raise TransientError("503")
+
+    monkeypatch.setattr(ObjectStage, "keys", away)
+    outage = Outage(world, "never")
+    run(world, outage)
+    assert [event.fields["of"] for event in outage.told if event.step == "away"] == ["the stage"]
+
+
+@pytest.mark.parametrize("nth", [1, 2, 5, 6])
+def test_a_side_that_cannot_be_opened_is_opened_again(world: World, monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
+    """By the run as it begins, and by a worker after the survey: a lock in the way is no reason to end."""
+    plain, opened = SqlSettings.open, []
+
+    def shaky(settings: SqlSettings, context: Context) -> AbstractContextManager[Connector]:
+        opened.append(settings)
+        if len(opened) == nth:
+            raise TransientError("the catalog is locked")
+        return plain(settings, context)
+
+    monkeypatch.setattr(SqlSettings, "open", shaky)
+    outage = Outage(world, "never")
+    report, records = run(world, outage, run={**SETTINGS["run"], "workers": 1})
+    assert_nothing_happened(report, records)
+    assert outage.count("away") == 1
+
+
 class Throttled:
     """An observer of a source in memory: it refuses once a window is claimed, may ask for rest, then answers."""
 
@@ -257,9 +311,11 @@ class Forgetful:
         self.left = times
         plain = getattr(SqlRecordStore, verb)
 
-        def forgetting(store: SqlRecordStore, *given: Any) -> Any:
-            lost = self.left > 0 and (len(given) < 2 or given[1].status in (Status.DONE, Status.QUARANTINED))
-            answer = plain(store, *given) if done or not lost else None
+        def forgetting(store: SqlRecordStore, *given: Any, **named: Any) -> Any:
+            verdict = given[1] if len(given) > 1 else None
+            ends = not isinstance(verdict, Verdict) or verdict.status in (Status.DONE, Status.QUARANTINED)
+            lost = self.left > 0 and ends
+            answer = plain(store, *given, **named) if done or not lost else None
             if lost:
                 self.left -= 1
                 raise TransientError("deadlock: try again")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline_core import ConfigError, PermanentError, RecordError, SideError, TransientError, tasks
+from pipeline_core import ConfigError, Load, PermanentError, RecordError, SideError, TransientError, tasks
 from pipeline_sql.connector import SqlConnector
 
 NOW = "2013-03-10T12:00"
@@ -63,6 +63,28 @@ def test_a_task_of_one_of_several_pipelines(world) -> None:
     del several["name"]
     with pytest.raises(ConfigError, match="found several, 'events', 'others'"):
         tasks.get_source_count(several, alone)
+
+
+def test_a_window_that_another_worker_publishes_meanwhile_is_a_skip(world, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the ledger refuses is no failure where the store knows who has taken over."""
+    config = world.config()
+    record = tasks.store_new_and_pass_valid_record(config, now=NOW)["record"]
+    record = tasks.extract_source_data(config, record)["record"]
+    plain = SqlConnector.upload
+
+    def overtaken(connector: SqlConnector, load: Load) -> str | None:
+        monkeypatch.undo()
+        token = plain(connector, load)
+        with world.pipeline() as pipeline:
+            pipeline.release(window=load.window, reason="it seems to hang")
+            assert pipeline.run(now=NOW).windows == {"loaded": 6}
+        return token
+
+    monkeypatch.setattr(SqlConnector, "upload", overtaken)
+    answer = tasks.load_staged_data(config, record)
+    assert (answer["exit_dag"], answer["record"]) == (True, None)
+    assert answer["reason"].startswith("claimed elsewhere: ")
+    world.assert_whole()
 
 
 def test_a_task_of_a_profile(world) -> None:

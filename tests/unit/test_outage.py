@@ -55,7 +55,7 @@ def an_outage(clock: Clock, give_up_after: str = "30min", **retry: Any) -> Outag
     """None yet."""
     run, told = RunSettings(give_up_after=give_up_after), Reporter("p", lambda: 0, [clock])
     waits = RetrySettings(**retry)
-    return Outage("the source", run=run, retry=waits, report=told, stop=clock, is_outage=lambda error: error.side_down)
+    return Outage("the source", run=run, retry=waits, report=told, stop=clock)
 
 
 def away(**details: Any) -> TransientError:
@@ -79,7 +79,7 @@ def tries_until(clock: Clock, watched: Outage, healed_s: float, **details: Any) 
 def test_what_is_away_is_named_by_whose_fault_it_was(clock: Clock) -> None:
     """An outage of the sides is of the part that was noted last; without a note it is what it was called."""
     run, told = RunSettings(give_up_after="0s"), Reporter("p", lambda: 0, [clock])
-    watched = Outage("a side", run=run, retry=RetrySettings(), report=told, stop=clock, is_outage=lambda _: True)
+    watched = Outage("a side", run=run, retry=RetrySettings(), report=told, stop=clock)
 
     def ask() -> None:
         with blaming("target"), blaming("stage"):
@@ -145,19 +145,6 @@ def test_a_side_that_asks_for_more_patience_than_there_is(clock: Clock) -> None:
     with pytest.raises(GaveUpError):
         tries_until(clock, an_outage(clock), 10, retry_after=2 * HOUR_S)
     assert clock.now_s == 0
-
-
-def test_another_fault_is_no_outage(clock: Clock) -> None:
-    """It goes on as it is, at once."""
-    fault = TransientError("a lock wait")
-
-    def ask() -> None:
-        raise fault
-
-    with pytest.raises(TransientError) as raised:
-        an_outage(clock).outlast(ask)
-    assert raised.value is fault
-    assert clock.events == []
 
 
 def test_a_request_to_stop_ends_the_wait(clock: Clock) -> None:

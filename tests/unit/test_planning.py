@@ -241,6 +241,30 @@ def test_a_target_that_cannot_tell_both_passes_apart_is_refused() -> None:
         plan(request(policy=WallClockPolicy(granularity="1h", timezone=NY), **year), [])
 
 
+@pytest.mark.parametrize(
+    ("begin", "end", "now"),
+    [
+        ("2013-03-11", None, "2013-03-12"),
+        ("2013-11-03", "2013-12-01", "2013-11-03T00:30"),
+        ("2013-11-04", None, "2014-01-01"),
+    ],
+)
+def test_the_repeated_hour_to_come_is_refused_beforehand(begin: str, end: str | None, now: str) -> None:
+    """In spring, and not from the night in autumn on that no window could be planned across."""
+    hourly = {"policy": WallClockPolicy(granularity="1h", timezone=NY), "target_zone": NY}
+    asked = request(begin_us=at(begin), end_us=end and at(end), now_us=at(now), **hourly)
+    with pytest.raises(ConfigError, match=r"target.timestamp_timezone: clocks in America/New_York repeat"):
+        plan(asked, [])
+
+
+@pytest.mark.parametrize("now", ["2013-03-12", "2014-03-12"])
+def test_a_target_without_zone_is_fine_where_the_pipeline_ends_before_the_repeated_hour(now: str) -> None:
+    """Whenever that is planned."""
+    hourly = {"policy": WallClockPolicy(granularity="1h", timezone=NY), "target_zone": NY}
+    days = {"begin_us": at("2013-03-11"), "end_us": at("2013-03-13"), "now_us": at(now)}
+    assert plan(request(**days, **hourly), []).add
+
+
 def test_a_target_without_zone_is_fine_where_no_window_ends_in_the_repeated_hour() -> None:
     """Two-hour windows hold both passes together."""
     year = {"begin_us": at("2013-01-01"), "now_us": at("2014-01-01"), "target_zone": NY}

@@ -100,7 +100,8 @@ def test_staminas_own_log_holds_nothing_of_the_error(
     clock: Clock, caplog: pytest.LogCaptureFixture, count: int
 ) -> None:
     """It logs what it sees of a fault as it is, secrets too: whether a try heals it or not, it sees nothing."""
-    set_on_retry_hooks([LoggingOnRetryHook])
+    seen: list[BaseException] = []
+    set_on_retry_hooks([LoggingOnRetryHook, lambda details: seen.append(details.caused_by)])
     try:
         with nullcontext() if count == 1 else pytest.raises(TransientError):
             retry.call(Flaky(*(TransientError("refused hunter2") for _ in range(count))))
@@ -108,6 +109,7 @@ def test_staminas_own_log_holds_nothing_of_the_error(
         set_on_retry_hooks(None)
     assert len(caplog.records) == min(count, 3)
     assert "hunter2" not in str([vars(record) for record in caplog.records])
+    assert {(error.__cause__, error.__context__) for error in seen} == {(None, None)}
 
 
 def test_no_retries_is_one_try(clock: Clock) -> None:

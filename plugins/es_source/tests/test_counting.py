@@ -300,8 +300,11 @@ def test_a_query_that_one_index_refuses(cluster: Any) -> None:
 
 
 def test_a_remote_cluster_that_is_passed_over(cluster: Any) -> None:
-    """A search leaves it out without an error; the count of the others is not the answer."""
+    """A search leaves it out without an error, as it does its closed indices; the rest is not the answer."""
     index = cluster.index(DATE, *rows(0))
+    more, alias = f"{index}-more", f"all-{index}"
+    cluster.client.indices.create(index=more, mappings={"properties": DATE}, settings={"number_of_replicas": 0})
+    cluster.client.indices.put_alias(index=f"{index}*", name=alias)
     near = {"seeds": [f"127.0.0.1:{cluster.server.transport_port}"], "skip_unavailable": True}
     # 1 is nobody's port.
     gone = {"seeds": ["127.0.0.1:1"], "skip_unavailable": True}
@@ -309,6 +312,13 @@ def test_a_remote_cluster_that_is_passed_over(cluster: Any) -> None:
     try:
         with cluster.side(f"near:{index}") as side:
             assert (side.count(DAY), list(side.count_many([DAY]))) == (1, [1])
+        for name in (f"near:{index}*", f"near:{alias}*"):
+            cluster.client.indices.open(index=more)
+            cluster.client.cluster.health(index=more, wait_for_status="yellow")
+            with cluster.side(name) as side:
+                assert side.count(DAY) == 1
+                cluster.client.indices.close(index=more)
+                fails(side, SideError, f"near:{more} are closed")
         with cluster.side(f"{index},gone:{index}") as side:
             for ask in (lambda: side.count(DAY), lambda: side.count_many([DAY])):
                 with refused(TransientError, "skipped"):

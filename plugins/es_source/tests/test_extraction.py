@@ -200,9 +200,15 @@ def test_indices_that_differ(cluster: Any) -> None:
             extracted(side)
         assert sorted(extracted(side, exclude=frozenset({"n"})).column_names) == ["at", "x"]
     with cluster.side(f"{one_},{deep}") as side:
-        with pytest.raises(SideError, match="a value in one index and an object in another"):
+        with pytest.raises(SideError, match=r"'n' is a value, and also an object that holds 'n\.x'"):
             extracted(side)
         assert len(extracted(side, exclude=frozenset({"n"}))) == 2
+    both = {"n": {"type": "long"}, "n.max": {"type": "long"}}
+    flat = cluster.index({**DATE, **both}, {"at": NOON, "n": 1, "n.max": 2}, subobjects=False)
+    with cluster.side(flat) as side:
+        with pytest.raises(SideError, match=r"'n' is a value, and also an object that holds 'n\.max'"):
+            extracted(side)
+        assert extracted(side, exclude=frozenset({"n"})).column("n.max").to_pylist() == [2]
 
 
 @pytest.mark.parametrize("source", [{"enabled": False}, {"excludes": ["n"]}])

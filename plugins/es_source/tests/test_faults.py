@@ -166,6 +166,10 @@ def test_something_else_answers(answering: Any) -> None:
             {"url": Secret("http://a:1"), "api_key": Secret("k"), "bearer_token": Secret("t")},
             "found api_key and bearer_token",
         ),
+        (
+            {"url": Secret("http://u:geheim@a:1"), "api_key": Secret("k")},
+            "found a user in url and api_key, expected one way",
+        ),
         ({"url": Secret("search.example:9200")}, "url: found no http:// or https:// at its beginning"),
         ({"url": Secret("ftp://u:geheim@search.example")}, "url: found no http:// or https:// at its beginning"),
         ({"url": Secret("https://a:b")}, "url: found no host with a port"),
@@ -206,6 +210,7 @@ def test_too_much_to_write_heals(answering: Any) -> None:
 
 
 WHOLE = {
+    "indices": ["flights"],
     "fields": {"@timestamp": {"date": {"searchable": True, "aggregatable": True}}},
     "timed_out": False,
     "_shards": {"total": 2, "successful": 2, "skipped": 0, "failed": 0},

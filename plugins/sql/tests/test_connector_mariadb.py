@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -386,3 +388,51 @@ def test_a_table_that_may_not_be_seen_into(database: Database) -> None:
     database.let_guest("CREATE VIEW")
     with database.side("t", url=url) as side, pytest.raises(SideError, match=r"shows this user no column; grant"):
         side.count(DAY)
+
+
+# --- a server that does not answer ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def hanging(database: Database) -> Iterator[None]:
+    """The server stands still and its connections stay open; it goes on if nobody gives up on it."""
+    process = database.server._process
+    rescue = threading.Timer(30, process.send_signal, [signal.SIGCONT])
+    process.send_signal(signal.SIGSTOP)
+    rescue.start()
+    try:
+        yield
+        assert rescue.is_alive()
+    finally:
+        rescue.cancel()
+        process.send_signal(signal.SIGCONT)
+
+
+def test_a_server_that_hangs_is_given_up(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a count soon after its timeout, and by whoever connects; then it is away for every window alike."""
+    monkeypatch.setattr("pipeline_sql.engines.mariadb._CONNECT_TIMEOUT_S", 1)
+    database.run("CREATE TABLE t (at timestamp(6) null)")
+    with database.side("t", timeout_s=0.2) as side, database.side("t") as late:
+        assert side.count(DAY) == 0
+        with hanging(database):
+            for each in (side, late):
+                with pytest.raises(TransientError) as raised:
+                    each.count(DAY)
+                assert raised.value.side_down
+        assert side.count(DAY) == late.count(DAY) == 0
+
+
+def test_a_lost_network_is_found_out(database: Database) -> None:
+    """Each connection probes it, uploads' too; what waits for an answer may wait for long once it is connected."""
+    with database.side("t") as side:
+        for session in (side._engine.sa.connect(), side._engine.session()):
+            with session:
+                session.exec_driver_sql("DO 1")
+                driver: Any = session.connection.driver_connection
+                asked = [
+                    driver._sock.getsockopt(socket.IPPROTO_TCP, option)
+                    for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+                ]
+                assert asked == [30, 10, 3]
+                assert driver._sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+                assert driver._sock.gettimeout() is None

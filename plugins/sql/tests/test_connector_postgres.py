@@ -230,6 +230,17 @@ def test_text_keeps_its_letters_in_any_encoding(
         assert anyone.execute("SELECT v FROM t").fetchall() == [("Zoë",)]
 
 
+def test_a_lost_network_is_found_out(database: Database) -> None:
+    """By the driver's own probes, unless the URL sets others."""
+    with database.side("t", url=f"{database.url}&keepalives_count=9") as side, side._engine.reading() as connection:
+        asked = connection.connection.driver_connection.info.get_parameters()
+    assert {name: asked[name] for name in asked if name.startswith(("keepalives", "tcp_"))} == {
+        "keepalives_idle": "30",
+        "keepalives_interval": "10",
+        "keepalives_count": "9",
+    }
+
+
 def test_what_a_role_ends_is_told(database: Database) -> None:
     """By its own statement_timeout, which neither an index nor timeout_s changes."""
     database.run(

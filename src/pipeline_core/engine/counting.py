@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from logging import WARNING
 from typing import TypeVar
+
+from attrs import evolve
 
 from pipeline_core.contracts import Connector
 from pipeline_core.decision import Counts, Decision, decide
@@ -35,7 +38,7 @@ def check_counts(parts: Parts, window: Window, *, reload: bool = False) -> Decis
 
 def count_both(parts: Parts, window: Window) -> Counts:
     """The rows of one window on both sides."""
-    return Counts(*_at_once(lambda: count_source(parts, window), lambda: count_target(parts, window)))
+    return Counts(*_at_once(parts, lambda mine: count_source(mine, window), lambda mine: count_target(mine, window)))
 
 
 def count_source(parts: Parts, window: Window) -> int:
@@ -52,8 +55,9 @@ def probe(parts: Parts) -> None:
     """Asks both sides something cheap, once, and raises what keeps one of them from answering."""
     moment = Window.from_us(0, 1)
     _at_once(
-        lambda: _sure("source", parts.source, [moment]),
-        lambda: _sure("target", parts.target, [moment]),
+        parts,
+        lambda mine: _sure("source", mine.source, [moment]),
+        lambda mine: _sure("target", mine.target, [moment]),
     )
 
 
@@ -76,8 +80,9 @@ def count_many(parts: Parts, windows: Sequence[Window]) -> list[Counts]:
 
 def _count_chunk(parts: Parts, windows: Sequence[Window]) -> list[Counts]:
     source, target = _at_once(
-        lambda: parts.retried("count source", None, lambda: _sure("source", parts.source, windows)),
-        lambda: parts.retried("count target", None, lambda: _sure("target", parts.target, windows)),
+        parts,
+        lambda mine: mine.retried("count source", None, lambda: _sure("source", mine.source, windows)),
+        lambda mine: mine.retried("count target", None, lambda: _sure("target", mine.target, windows)),
     )
     return [Counts(*pair) for pair in zip(source, target, strict=True)]
 
@@ -94,11 +99,17 @@ def _sure(side: str, connector: Connector, windows: Sequence[Window]) -> Sequenc
     return counts
 
 
-def _at_once(source: Callable[[], T], target: Callable[[], T]) -> tuple[T, T]:
+def _at_once(parts: Parts, source: Callable[[Parts], T], target: Callable[[Parts], T]) -> tuple[T, T]:
+    """Both answers. Where the target's fails, or is interrupted, nobody waits for the source's to be tried again."""
+    over = threading.Event()
+    mine = evolve(parts, stopping=lambda: parts.stopping() or over.is_set())
     with ThreadPoolExecutor(1, thread_name_prefix="count") as pool:
         try:
-            future = pool.submit(source)
+            future = pool.submit(source, mine)
         except RuntimeError:  # this host has no thread left: one after the other, then
-            return source(), target()
-        there = target()
-        return future.result(), there
+            return source(parts), target(parts)
+        try:
+            there = target(parts)
+            return future.result(), there
+        finally:
+            over.set()

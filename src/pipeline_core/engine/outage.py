@@ -44,14 +44,12 @@ class Outage:
         retry: RetrySettings,
         report: Reporter,
         stop: threading.Event,
-        is_outage: Callable[[TransientError], bool],
     ) -> None:
         self._what = what
         self._run = run
         self._retry = retry
         self._report = report
         self._stop = stop
-        self._is_outage = is_outage
         self._lock = threading.Lock()
         self._began_s: float | None = None
         self._next_try_s = 0.0
@@ -136,7 +134,7 @@ class Outage:
                 self._trier = None
 
     def outlast(self, function: Callable[[], T]) -> T:
-        """What `function` returns, called again for as long as it finds `what` away and the outage is not given up.
+        """What `function` returns, called again for as long as it raises TransientError and the outage is not given up.
 
         Raises Interrupted where the run is asked to stop meanwhile.
         """
@@ -145,7 +143,7 @@ class Outage:
                 try:
                     result = function()
                 except TransientError as error:
-                    if isinstance(error, GaveUpError) or not self._is_outage(error):
+                    if isinstance(error, GaveUpError):
                         raise
                     self.away(error)
                     if not self.admit():
@@ -167,7 +165,6 @@ class Outages:
 
     @classmethod
     def watch(cls, config: Config, report: Reporter, stop: threading.Event) -> Outages:
-        """For the store nothing but its absence explains a TransientError; a side's may be of one window alone."""
+        """None yet. Outside an attempt at a window, any TransientError is one: there is no window to try later."""
         of = partial(Outage, run=config.run, retry=config.retry, report=report, stop=stop)
-        store = of("the store", is_outage=lambda _: True)
-        return cls(store, of("a side", is_outage=lambda error: error.side_down), stop)
+        return cls(of("the store"), of("a side"), stop)

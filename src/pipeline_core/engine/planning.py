@@ -18,9 +18,10 @@ from pipeline_core.engine import identity
 from pipeline_core.errors import ConfigError
 from pipeline_core.record import Addition, Change, Outcome, Removal, Span, Status, missing_fields
 from pipeline_core.timepolicy import TimePolicy
-from pipeline_core.window import MIN_US, Window, from_us
+from pipeline_core.window import DAY_US, MAX_US, MIN_US, Window, from_us
 
 _KEPT = {Status.DONE, Status.RUNNING}
+_YEAR_US = 366 * DAY_US
 
 
 @frozen
@@ -153,12 +154,14 @@ def _check_target_zone(request: Request, begin_us: int) -> None:
     """Refuses a target column without zone where the policy cuts inside an hour that this zone's clocks repeat.
 
     Both passes of such an hour are stored as the same local times, which stand for the first pass: rows of the second
-    would turn up in another window than the one that loaded them.
+    would turn up in another window than the one that loaded them. Such an hour of the year to come counts too, so that
+    what is planned in spring does not end in autumn.
     """
     if request.target_zone is None:
         return
     zone = zones.zone(request.target_zone)
-    for first_us, _, last_us in zones.repeated_hours(zone, begin_us, request.now_us):
+    until_us = min(request.now_us + _YEAR_US, MAX_US if request.end_us is None else request.end_us)
+    for first_us, _, last_us in zones.repeated_hours(zone, begin_us, max(begin_us, until_us)):
         if any(first_us < edge < last_us for edge in request.policy.windows_us(first_us, last_us).edges()):
             raise ConfigError(
                 f"target.timestamp_timezone: clocks in {request.target_zone} repeat the time after "

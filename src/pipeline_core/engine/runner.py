@@ -99,7 +99,7 @@ def work(
                 if not outages.sides.keeps_waiting:
                     break
             except TransientError as error:
-                if isinstance(error, GaveUpError) or not error.side_down:
+                if isinstance(error, GaveUpError):
                     raise
                 outages.sides.away(error)
     except GaveUpError as error:

@@ -201,7 +201,8 @@ def sweep(parts: Parts) -> None:
     """Removes staged files of windows that are no longer open: superseded ones, and what a late worker left behind."""
     # Listed before the records are read: what is staged after that is no business of ours, whatever is reopened.
     keys = parts.stage.keys(f"{parts.pipeline}/")
-    open_windows = {record.window for record in parts.store.records(parts.pipeline, Status.PENDING, Status.RUNNING)}
+    with blaming("store"):
+        open_windows = {record.window for record in parts.store.records(parts.pipeline, Status.PENDING, Status.RUNNING)}
     for key in keys:
         found = _window_and_fence(key)
         if found is not None and found[0] not in open_windows:

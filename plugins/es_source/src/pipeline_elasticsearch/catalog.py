@@ -33,9 +33,12 @@ class Catalog:
     def resolution(self) -> Resolution:
         """How fine the timestamps are. Raises SideError where an index is closed, or a field does not fit."""
         self._check_open()
+        remote = self._remote()
         fields = ",".join([self.timestamp_field, *self.scope])
         asked = {**STRICT, "fields": fields, "include_unmapped": True}
-        known = self.client.ask_for(dict[str, Any], "GET", path(self.index, "_field_caps"), asked)["fields"]
+        answer = self.client.ask_for(dict[str, Any], "GET", path(self.index, "_field_caps"), asked)
+        self._refuse_closed(remote - set(answer["indices"]))
+        known = answer["fields"]
         for name in self.scope:
             self._kinds(known, "scope", name, _EXACT, "a keyword, a number or a boolean")
         kinds = self._kinds(
@@ -90,7 +93,7 @@ class Catalog:
         return {name: found["mappings"] for name, found in answer.items()}
 
     def _check_open(self) -> None:
-        """Only patterns pass over closed indices, so only theirs are asked for; not those of remote clusters."""
+        """Only patterns pass over closed indices, so only theirs are asked for."""
         patterns = ",".join(each for each in self.index.split(",") if ":" not in each)
         if "*" not in patterns and patterns != "_all":
             return
@@ -99,7 +102,21 @@ class Catalog:
             "expand_wildcards": "open,closed",
             "filter_path": "*.settings.index.verified_before_close",
         }
-        closed = self.client.ask_for(dict[str, Any], "GET", path(patterns, "_settings"), wanted)
+        self._refuse_closed(self.client.ask_for(dict[str, Any], "GET", path(patterns, "_settings"), wanted))
+
+    def _remote(self) -> set[str]:
+        """What patterns name in remote clusters, whose settings cannot be asked for, closed indices included."""
+        patterns = ",".join(each for each in self.index.split(",") if ":" in each)
+        if "*" not in patterns:
+            return set()
+        wanted = {"expand_wildcards": "open,closed"}
+        found = self.client.ask_for(dict[str, Any], "GET", path("_resolve", "index", patterns), wanted)
+        behind = {
+            f"{alias['name'].partition(':')[0]}:{index}" for alias in found["aliases"] for index in alias["indices"]
+        }
+        return behind | {index["name"] for index in found["indices"]}
+
+    def _refuse_closed(self, closed: Collection[str]) -> None:
         if closed:
             raise SideError(
                 f"{self.client.place}: {_some(closed)} are closed, so none of their documents would be counted; "

@@ -148,6 +148,8 @@ def _cluster(settings: ElasticsearchSettings) -> tuple[dict[str, Any], dict[str,
     where = f"{parts.scheme}://{host}:{_PORTS[parts.scheme] if port is None else port}{parts.path.rstrip('/')}"
     if parts.username is None:
         return {"hosts": where}, {}
+    if ways := settings.ways():
+        raise ConfigError(f"elasticsearch: found a user in url and {ways[0]}, expected one way to say who asks")
     password = unquote(parts.password or "")
     hide(password)
     return {"hosts": where}, {"basic_auth": (unquote(parts.username), password)}

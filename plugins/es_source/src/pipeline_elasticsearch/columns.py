@@ -136,13 +136,13 @@ def _said(column: Column) -> str:
 
 
 def _check_apart(found: Mapping[str, Column], place: str) -> None:
-    """A field that is a value in one index and an object in another has no column that holds both."""
+    """A field that is a value here and an object there has no column that holds both."""
     for name in found:
         parts = name.split(".")
         for length in range(1, len(parts)):
             above = ".".join(parts[:length])
             if above in found:
                 raise SideError(
-                    f"{place}: field {above!r} is a value in one index and an object in another, which holds {name!r}; "
-                    "exclude it, or narrow index"
+                    f"{place}: field {above!r} is a value, and also an object that holds {name!r}; exclude one, or "
+                    "narrow index"
                 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -72,9 +72,13 @@ class ElasticsearchSettings:
             )
         if (self.username is None) != (self.password is None):
             raise ConfigError("elasticsearch: username and password go together; give both or neither")
-        ways = [each for each in ("api_key", "username", "bearer_token") if getattr(self, each) is not None]
+        ways = self.ways()
         if len(ways) > 1:
             raise ConfigError(f"elasticsearch: found {' and '.join(ways)}, expected one way to say who asks")
+
+    def ways(self) -> Sequence[str]:
+        """The settings that say who asks."""
+        return [each for each in ("api_key", "username", "bearer_token") if getattr(self, each) is not None]
 
     @contextmanager
     def open(self, context: Context, /) -> Iterator[ElasticsearchConnector]:

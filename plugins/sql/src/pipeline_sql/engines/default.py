@@ -22,6 +22,10 @@ if TYPE_CHECKING:  # the record store needs no Arrow
     from pipeline_sql.side import Side
     from pipeline_sql.types import Types
 
+#: Whoever waits for an answer finds out a lost network after a minute: so many seconds of silence, and so many between
+#: probes, of which so many may go unanswered. No limit on what is sent: a server may be slow to take an upload.
+SILENT_S, BETWEEN_PROBES_S, PROBES = 30, 10, 3
+
 _STANDSTILL_S = 60.0
 _UNTYPED = sa.types.NullType()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import socket
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -20,7 +21,7 @@ from sqlalchemy import event, exc
 from pipeline_core import ConfigError, PermanentError, PipelineError, SideError, TransientError, Window
 from pipeline_core.secrets import redact
 from pipeline_sql.engines.codes import Codes
-from pipeline_sql.engines.default import Engine
+from pipeline_sql.engines.default import BETWEEN_PROBES_S, PROBES, SILENT_S, Engine
 from pipeline_sql.prepared import Connected, scalar
 from pipeline_sql.tables import Column, Range, Rows, Table, named, named_column
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:  # the record store needs no Arrow
     from pipeline_sql.side import Side
 
 _CONNECT_TIMEOUT_S = 10
+_GRACE_S = 1
 _OLDEST = (10, 6)  # the first that passes over locked rows
 _SCHEMA_LOCK = "schema"
 _PLAN_LOCK = "plan of "
@@ -161,13 +163,14 @@ class MariaDbEngine(Engine):
                 f"net_write_timeout = {_SLOW_READER_S}, default_storage_engine = InnoDB"
             ),
         }
+        patience = {} if "read_timeout" in self.url.query else {"read_timeout": _CONNECT_TIMEOUT_S}
         made = sa.create_engine(
             self.url,
             hide_parameters=True,
             # Each statement sees what was committed before it: a lock is of use only to what is read after it.
             isolation_level="READ COMMITTED",
             paramstyle="format",
-            connect_args=known | more.pop("connect_args", {}),
+            connect_args=known | patience | more.pop("connect_args", {}),
             **more,
         )
         engine = self._connecting(made)
@@ -175,6 +178,10 @@ class MariaDbEngine(Engine):
         @event.listens_for(engine, "connect")
         def on_connect(connection: Any, record: Any) -> None:
             del record
+            # What follows may take longer than to connect. The driver offers no other way to say so, nor to its socket.
+            if patience:
+                connection._read_timeout = None
+            _probe(connection._sock)
             self._check_version(connection.get_server_info())
 
         return engine
@@ -277,12 +284,16 @@ class MariaDbEngine(Engine):
 
     @contextmanager
     def limited(self, connection: sa.Connection) -> Iterator[None]:
+        # The server ends what takes too long. One that hangs does not: so much later its connection is given up.
+        driver: Any = connection.connection.driver_connection
+        patience_s, driver._read_timeout = driver._read_timeout, self.timeout_s + max(self.timeout_s, _GRACE_S)
         connection.exec_driver_sql(f"SET max_statement_time = {self.timeout_s}")
         try:
             yield
         finally:
             if not self.lost(connection):
                 connection.exec_driver_sql("SET max_statement_time = DEFAULT")
+                driver._read_timeout = patience_s
 
     def fold(self, name: str) -> str:
         # Columns are the same whatever their case; whether tables are is the server's choice. Where two tables differ
@@ -421,6 +432,15 @@ class MariaDbEngine(Engine):
                         file.write(lines(arrays))
                         file.flush()
                         _load(cursor, statement, len(rows), loading.place)
+
+
+def _probe(connected: socket.socket) -> None:
+    """Lets the operating system find out that a network is lost; of these options each system has its own."""
+    options = {"TCP_KEEPIDLE": SILENT_S, "TCP_KEEPINTVL": BETWEEN_PROBES_S, "TCP_KEEPCNT": PROBES}
+    if connected.family in (socket.AF_INET, socket.AF_INET6):
+        for name, value in options.items():
+            if hasattr(socket, name):
+                connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _load(cursor: Any, statement: str, rows: int, place: str) -> None:

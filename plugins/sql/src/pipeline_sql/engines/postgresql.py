@@ -15,7 +15,7 @@ from sqlalchemy import event, exc
 from pipeline_core import ConfigError, PermanentError, PipelineError, SideError, TransientError, Window
 from pipeline_core.secrets import redact
 from pipeline_sql.engines.codes import Codes
-from pipeline_sql.engines.default import Engine
+from pipeline_sql.engines.default import BETWEEN_PROBES_S, PROBES, SILENT_S, Engine
 from pipeline_sql.postgresql_claims import TAKE_FENCES, claiming
 from pipeline_sql.prepared import Connected, Direct, Prepared, Row, scalar
 from pipeline_sql.tables import Column, Range, Rows, Table, named_column
@@ -147,7 +147,13 @@ class PostgresEngine(Engine):
                 f"url: found the driver {self.url.drivername!r}, expected postgresql+psycopg://; "
                 "pip install 'windowed-pipeline-sql[postgresql]' brings it"
             )
-        known = {"connect_timeout": _CONNECT_TIMEOUT_S, "application_name": "pipeline-core"}
+        known = {
+            "connect_timeout": _CONNECT_TIMEOUT_S,
+            "application_name": "pipeline-core",
+            "keepalives_idle": SILENT_S,
+            "keepalives_interval": BETWEEN_PROBES_S,
+            "keepalives_count": PROBES,
+        }
         wanted = {name: value for name, value in known.items() if name not in self.url.query}
         made = sa.create_engine(
             self.url,
