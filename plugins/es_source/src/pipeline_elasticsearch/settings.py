@@ -27,8 +27,8 @@ class ElasticsearchSettings:
     refreshed before it is counted, so that what was written a moment ago is seen.
 
     `scope` limits the side to the documents whose fields hold these values: an index that several pipelines share. A
-    target takes the `_id` of a document from the fields that `key` names, else from the whole row; with `create` a
-    missing index is made from the staged rows.
+    target takes the `_id` of a document from its scope, its timestamp and the fields that `key` names, else from the
+    whole row; with `create` a missing index is made from the staged rows.
 
     `slices` are the parts of a window that are read at the same time, `page_rows` the documents of one answer,
     at most.
