@@ -18,6 +18,7 @@ import pytest
 
 from pipeline_core.contracts import Batch, Batches, StageRequest
 from pipeline_core.errors import ClaimLostError, PipelineError, SideError, TransientError
+from pipeline_core.retry import call
 from pipeline_core.secrets import redact
 from pipeline_core.window import Window
 from pipeline_objects.stage import ObjectStage
@@ -473,5 +474,6 @@ def test_a_server_that_dies_between_two_files_is_waited_for(bucket: Any) -> None
             finally:
                 bucket.server.start()
         assert (sum(seen), raised.value.side_down) == (100_000, True)
-        assert list(stage.find("")) == [staged]
-        assert len(numbers(stage.read(staged))) == 200_000
+        # The server that has just come back may answer 500 for a moment.
+        assert call(lambda: list(stage.find("")), wait_s=0.5) == [staged]
+        assert len(call(lambda: numbers(stage.read(staged)), wait_s=0.5)) == 200_000
