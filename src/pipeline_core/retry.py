@@ -21,6 +21,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _POLL_S = 0.1  # how soon a request to stop ends a wait
+_MOST_DOUBLINGS = 64  # far behind any longest wait: the power of more would overflow
 
 
 class _FailedError(Exception):
@@ -112,6 +113,11 @@ def retried(
         return repeat
 
     return decorate
+
+
+def doubled_s(first_s: float, times: int, most_s: float) -> float:
+    """A wait of `first_s` seconds, doubled so many times; `most_s` at most."""
+    return min(first_s * 2.0 ** min(times, _MOST_DOUBLINGS), most_s)
 
 
 def _wait_s(error: TransientError, backoff_s: float, wait_max_s: float) -> float:

@@ -15,11 +15,11 @@ from attrs import frozen
 from pipeline_core.config import Config, RetrySettings, RunSettings
 from pipeline_core.errors import Interrupted, TransientError
 from pipeline_core.log import Reporter
+from pipeline_core.retry import doubled_s
 from pipeline_core.secrets import redact
 
 T = TypeVar("T")
 
-_MOST_DOUBLINGS = 64  # of a wait, far behind any wait_max_s: the power of a longer outage would overflow
 _POLL_S = 0.2  # how soon a waiting worker sees that the outage is over, or that it is asked to stop
 
 
@@ -103,7 +103,7 @@ class Outage:
             elif not self.trying:
                 return
             self._trier = None
-            grown_s = self._retry.wait_s * 2.0 ** min(self._tries, _MOST_DOUBLINGS)
+            grown_s = doubled_s(self._retry.wait_s, self._tries, self._retry.wait_max_s)
             backoff_s = min(grown_s * random.uniform(1, 1.25), self._retry.wait_max_s)  # noqa: S311 - jitter
             left_s = self._began_s + self._run.give_up_after_s - now_s
             asked_s = error.retry_after or 0.0

@@ -23,10 +23,10 @@ from pipeline_core.engine.window import run_window
 from pipeline_core.errors import ClaimLostError, Interrupted, ShrinkError, SideError, TransientError
 from pipeline_core.log import timed
 from pipeline_core.record import Claim, Status, Verdict
+from pipeline_core.retry import doubled_s
 from pipeline_core.secrets import redact
 from pipeline_core.window import Window
 
-_MOST_DOUBLINGS = 64  # of a backoff, far behind any backoff_max_s: the power of more attempts would overflow
 _SCARCE = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
 _POLL_S = 0.5  # how long an idle worker sleeps at most, so that a stop or a freed window is soon seen
 
@@ -211,7 +211,7 @@ def verdict_on(error: Exception, claim: Claim, settings: RunSettings) -> Verdict
     used = claim.record.attempts + 1
     if used >= settings.max_attempts:
         return Verdict(Status.QUARANTINED, f"{reason} (attempt {used} of {settings.max_attempts})", attempt=True)
-    wait_s = min(settings.backoff_s * 2.0 ** min(used - 1, _MOST_DOUBLINGS), settings.backoff_max_s)
+    wait_s = doubled_s(settings.backoff_s, used - 1, settings.backoff_max_s)
     wait_s = max(wait_s * random.uniform(0.8, 1.2), asked_s)  # noqa: S311 - jitter
     return Verdict(Status.PENDING, reason, attempt=True, wait_s=wait_s)
 
