@@ -91,12 +91,16 @@ class S3Server:
 
     def unfinished(self, bucket: str) -> list[str]:
         """The uploads in parts that were begun, and neither completed nor aborted."""
-        address = f"http://127.0.0.1:{self._ports['filer.port']}/buckets/{bucket}/.uploads/"
+        return self.listed(f"/buckets/{bucket}/.uploads")
+
+    def listed(self, folder: str) -> list[str]:
+        """What lies in a folder of the filer; of an unfinished upload, the parts that have arrived."""
+        address = f"http://127.0.0.1:{self._ports['filer.port']}{folder}/"
         try:
             with urlopen(Request(address, headers={"Accept": "application/json"})) as answer:
                 return [entry["FullPath"] for entry in json.load(answer)["Entries"] or ()]
         except HTTPError as error:
-            if error.code != 404:  # nothing was ever uploaded in parts
+            if error.code != 404:  # nothing was ever there
                 raise
             return []
 
